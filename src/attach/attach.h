@@ -1,0 +1,26 @@
+/* SPDX-License-Identifier: MIT */
+/* A userfaultfd belongs to the address space that created it: so it is created inside the VMM, by
+ * running a few system calls on its main thread with ptrace, and then fetched.
+ *
+ * Only while no page is missing: a thread that waits in a kernel-mode userfault never stops for
+ * ptrace (seen on 6.18). The injection runs in a short-lived child: a tracer killed in the middle
+ * takes the target along, and nobody has a reason to kill that child.
+ */
+#ifndef UMIG_ATTACH_ATTACH_H
+#define UMIG_ATTACH_ATTACH_H
+
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "util/err.h"
+
+/* Creates a userfaultfd in process pid, with the handshake done for features. The caller owns
+ * *ret_uffd; *ret_remote_fd is its number inside pid, for attach_close(). */
+int attach_create_uffd(pid_t pid, uint64_t features, int *ret_uffd, int *ret_remote_fd,
+		       struct err *e);
+
+/* Closes fd number remote_fd inside pid. Best effort is enough: an unregistered left-over harms
+ * nobody. */
+int attach_close(pid_t pid, int remote_fd, struct err *e);
+
+#endif

@@ -1,0 +1,103 @@
+/* SPDX-License-Identifier: MIT */
+#include "cli/launch.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "rundir/rundir.h"
+#include "util/proc.h"
+
+static bool is_program(const char *path)
+{
+	struct stat st;
+
+	return stat(path, &st) == 0 && S_ISREG(st.st_mode) && access(path, X_OK) == 0;
+}
+
+/* As execvp() would find it: said before anything is made. */
+static int check_program(const char *program, struct err *e)
+{
+	const char *path = getenv("PATH");
+	char *dirs, *save = NULL;
+	bool found = false;
+
+	if (strchr(program, '/')) {
+		if (is_program(program))
+			return 0;
+		return err_set(e, ENOENT, "%s is no program that can be executed", program);
+	}
+	dirs = strdup(path ? path : "/usr/bin:/bin");
+	for (char *dir = strtok_r(dirs, ":", &save); dir && !found;
+	     dir = strtok_r(NULL, ":", &save)) {
+		char file[4096];
+
+		snprintf(file, sizeof(file), "%s/%s", dir, program);
+		found = is_program(file);
+	}
+	free(dirs);
+	return found ? 0 : err_set(e, ENOENT, "%s is not found in PATH", program);
+}
+
+static int describe(struct launch *l, const struct vmm_ops *ops, struct err *e)
+{
+	struct vm_record *vm = &l->vm;
+
+	snprintf(vm->name, sizeof(vm->name), "%s", l->name);
+	snprintf(vm->adapter, sizeof(vm->adapter), "%s", ops->name);
+	snprintf(vm->program, sizeof(vm->program), "%s", l->argv[0]);
+	snprintf(vm->uri, sizeof(vm->uri), "%s", l->uri ? l->uri : "");
+	vm->incoming = l->uri;
+	vm->pid = getpid();
+	vm->start_ticks = proc_start_ticks(vm->pid);
+	vm->nregions = l->vmm.nregions;
+	memcpy(vm->region, l->vmm.region, sizeof(vm->region));
+	return vmfile_save(vm, e);
+}
+
+int launch_prepare(struct launch *l, struct err *e)
+{
+	const struct vmm_ops *ops;
+	int rc = rundir_check_name(l->name, e);
+
+	if (!rc)
+		rc = check_program(l->argv[0], e);
+	if (rc < 0)
+		return rc;
+	ops = vmm_for_program(l->argv[0]);
+	if (!ops)
+		return err_set(e, ENOTSUP, "umig does not know how to drive %s", l->argv[0]);
+	rc = rundir_claim(l->name, l->again, e);
+	if (rc < 0)
+		return rc;
+	rc = rundir_path(l->vm.vmm_sock, l->name, "vmm.sock", e);
+	l->vmm.argv = l->argv;
+	l->vmm.incoming = l->uri;
+	l->vmm.ctl_path = l->vm.vmm_sock;
+	if (!rc)
+		rc = ops->launch(&l->vmm, e);
+	if (!rc)
+		rc = describe(l, ops, e);
+	if (rc < 0)
+		rundir_remove(l->name);
+	return rc;
+}
+
+int launch_exec(struct launch *l, struct err *e)
+{
+	/* For a VMM that gives its rights up: attach uses this fd where the system call is refused.
+	 */
+	int dev = open("/dev/userfaultfd", O_RDWR);
+
+	signal(SIGPIPE, SIG_DFL);
+	execvp(l->vmm.argv[0], l->vmm.argv);
+	if (dev >= 0)
+		close(dev);
+	rundir_remove(l->name);
+	return err_set(e, errno, "execute %s: %s", l->vmm.argv[0], strerror(errno));
+}

@@ -1,0 +1,28 @@
+/* SPDX-License-Identifier: MIT */
+/* What run and receive share: the umig process becomes the VMM. */
+#ifndef UMIG_CLI_LAUNCH_H
+#define UMIG_CLI_LAUNCH_H
+
+#include <stdbool.h>
+
+#include "rundir/vmfile.h"
+#include "util/err.h"
+#include "vmm/vmm.h"
+
+struct launch {
+	const char *name;
+	bool again;
+	const char *uri; /* where it waits; NULL: it does not */
+	char **argv;	 /* PROGRAM and its arguments, NULL-terminated */
+	struct vmm_launch vmm;
+	struct vm_record vm;
+};
+
+/* Claims the name, makes the memory, rewrites the command line and writes vm.json. On failure
+ * nothing is left. */
+int launch_prepare(struct launch *l, struct err *e);
+
+/* Becomes the VMM; returns only if it could not (and leaves nothing). */
+int launch_exec(struct launch *l, struct err *e);
+
+#endif

@@ -1,0 +1,123 @@
+/* SPDX-License-Identifier: MIT */
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "cli/cli.h"
+#include "serve/serve.h"
+
+const struct verb verbs[] = {
+	{ "run", cli_run, "[--again] NAME [--] PROGRAM [ARGUMENT]...",
+	  "start a VM that can be migrated",
+	  "Rewrites the memory and control arguments of PROGRAM and becomes it: its terminal, signals and exit\n"
+	  "status are yours. An idle VM has no umig process.\n\n"
+	  "  --again   also if NAME has left for another host: there may be two of it then\n" },
+	{ "receive", cli_receive, "[--again] NAME URI [--] PROGRAM [ARGUMENT]...",
+	  "start a VM that waits for a machine to come in",
+	  "Like 'run', with the same PROGRAM and ARGUMENTs as at the source; the VM runs when a source has migrated\n"
+	  "to URI: tcp:HOST:PORT, tcp:0:PORT (all addresses), tcp:[IPV6]:PORT or unix:PATH.\n\n"
+	  "  --again   also if NAME has left this host\n" },
+	{ "migrate", cli_migrate, "-p [OPTION]... NAME URI [FORWARD [BACKWARD]]",
+	  "move a VM to where 'receive' waits",
+	  "Shows how far it is until the destination has confirmed that every page is accounted for: only then is the\n"
+	  "exit status 0. Ctrl-C leaves the migration running.\n\n"
+	  "  -p            by post-copy: the VM runs at the destination at once, its memory follows\n"
+	  "  -n            no background: only pages that the VM touches are sent\n"
+	  "  -m            the background goes on where the last fault was\n"
+	  "  FORWARD       pages sent along behind a touched one (default: the 64 around it)\n"
+	  "  BACKWARD      pages sent along before it\n"
+	  "  --bulk N      connections for the background (1 to 8, default 1)\n"
+	  "  --detach      return once it is under way\n"
+	  "  --x-break W   break it on purpose: W is 'page' (one is never sent) or 'bit' (one is flipped)\n" },
+	{ "list", cli_list, "", "the VMs of this host", "" },
+	{ "status", cli_status, "[--json] NAME", "how far a VM's migration is",
+	  "  --json   what query-migrate answers\n" },
+	{ "cancel", cli_cancel, "NAME", "take a migration back, as long as the VM is here", "" },
+	{ "version", cli_version, "", "which umig this is", "" },
+	{ "help", cli_help, "[VERB]", "this text, or that of a verb", "" },
+	/* Started by umig itself: serve/serve.h. */
+	{ "keeper", NULL, NULL, NULL, NULL },
+	{ "source", NULL, NULL, NULL, NULL },
+	{ "pager", NULL, NULL, NULL, NULL },
+	{ NULL, NULL, NULL, NULL, NULL },
+};
+
+int cli_fail(const struct err *e)
+{
+	fprintf(stderr, "umig: %s\n", e->msg);
+	return EXIT_FAILED;
+}
+
+static const struct verb *find(const char *name)
+{
+	for (const struct verb *v = verbs; v->name; v++)
+		if (!strcmp(v->name, name) && v->summary)
+			return v;
+	return NULL;
+}
+
+int cli_usage(const char *verb, const char *fmt, ...)
+{
+	const struct verb *v = find(verb);
+	va_list ap;
+
+	fprintf(stderr, "umig: ");
+	va_start(ap, fmt);
+	vfprintf(stderr, fmt, ap);
+	va_end(ap);
+	fprintf(stderr, "\nusage: umig %s %s\n", verb, v ? v->args : "");
+	return EXIT_USAGE;
+}
+
+int cli_verb_help(const char *verb)
+{
+	const struct verb *v = find(verb);
+
+	if (!v)
+		return cli_usage("help", "there is no verb '%s': 'umig help' lists them", verb);
+	printf("usage: umig %s %s\n\n%c%s.\n%s%s", v->name, v->args, v->summary[0] & ~0x20,
+	       v->summary + 1, *v->help ? "\n" : "", v->help);
+	return EXIT_DONE;
+}
+
+int cli_help(int argc, char **argv)
+{
+	if (argc > 1)
+		return cli_verb_help(argv[1]);
+	printf("umig moves running virtual machines by post-copy.\n\n");
+	for (const struct verb *v = verbs; v->name; v++)
+		if (v->summary)
+			printf("  umig %-8s  %s\n", v->name, v->summary);
+	printf("\n'umig VERB --help' says more of a verb; so does umig(1).\n");
+	return EXIT_DONE;
+}
+
+int main(int argc, char **argv)
+{
+	const struct verb *v;
+
+	signal(SIGPIPE, SIG_IGN);
+	if (argc < 2) {
+		cli_help(1, argv);
+		return EXIT_USAGE;
+	}
+	if (!strcmp(argv[1], "keeper"))
+		return keeper_main(argc - 2, argv + 2);
+	if (!strcmp(argv[1], "source"))
+		return source_main(argc - 2, argv + 2);
+	if (!strcmp(argv[1], "pager"))
+		return pager_main(argc - 2, argv + 2);
+	if (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h"))
+		return cli_help(1, argv);
+	if (!strcmp(argv[1], "--version"))
+		return cli_version(1, argv);
+	v = find(argv[1]);
+	if (!v) {
+		fprintf(stderr, "umig: there is no verb '%s': 'umig help' lists them\n", argv[1]);
+		return EXIT_USAGE;
+	}
+	if (argc > 2 && (!strcmp(argv[2], "--help") || !strcmp(argv[2], "-h")))
+		return cli_verb_help(v->name);
+	return v->run(argc - 1, argv + 1);
+}

@@ -1,0 +1,235 @@
+/* SPDX-License-Identifier: MIT */
+#include <getopt.h>
+#include <jansson.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "cli/cli.h"
+#include "cli/progress.h"
+#include "net/uri.h"
+#include "rundir/ctl.h"
+#include "rundir/rundir.h"
+#include "serve/serve.h"
+#include "util/clock.h"
+#include "util/util.h"
+
+enum { SHOW_MS_TERMINAL = 100, SHOW_MS_FILE = 1000 };
+
+struct request {
+	const char *name, *uri, *break_what;
+	bool postcopy, no_background, move_background, detach;
+	long forward, backward, bulk;
+};
+
+static volatile sig_atomic_t interrupted;
+
+static void on_interrupt(int sig)
+{
+	(void)sig;
+	interrupted = 1;
+}
+
+static int parse_pages(const char *text, const char *what, long *ret_n)
+{
+	char *end;
+
+	*ret_n = strtol(text, &end, 10);
+	if (*end || end == text || *ret_n < 0 || *ret_n > 1 << 20)
+		return cli_usage("migrate", "%s '%s' is no number of pages", what, text);
+	return 0;
+}
+
+static int parse_words(struct request *r, int argc, char **argv)
+{
+	int rc = 0;
+
+	if (argc - optind < 2 || argc - optind > 4)
+		return cli_usage(
+			"migrate",
+			"a name and an address are needed, and at most two numbers of pages");
+	r->name = argv[optind++];
+	r->uri = argv[optind++];
+	if (optind < argc) {
+		rc = parse_pages(argv[optind++], "FORWARD", &r->forward);
+		r->backward = 0;
+	}
+	if (!rc && optind < argc)
+		rc = parse_pages(argv[optind++], "BACKWARD", &r->backward);
+	return rc;
+}
+
+static int parse(struct request *r, int argc, char **argv)
+{
+	static const struct option options[] = { { "bulk", required_argument, NULL, 'b' },
+						 { "detach", no_argument, NULL, 'd' },
+						 { "x-break", required_argument, NULL, 'x' },
+						 { NULL, 0, NULL, 0 } };
+	int opt;
+
+	*r = (struct request){ .forward = -1, .backward = -1, .bulk = 1 };
+	while ((opt = getopt_long(argc, argv, "pnm", options, NULL)) != -1) {
+		switch (opt) {
+		case 'p':
+			r->postcopy = true;
+			break;
+		case 'n':
+			r->no_background = true;
+			break;
+		case 'm':
+			r->move_background = true;
+			break;
+		case 'b':
+			r->bulk = strtol(optarg, NULL, 10);
+			if (r->bulk < 1 || r->bulk > 8)
+				return cli_usage("migrate",
+						 "--bulk %s: 1 to 8 connections can be had",
+						 optarg);
+			break;
+		case 'd':
+			r->detach = true;
+			break;
+		case 'x':
+			r->break_what = optarg;
+			if (strcmp(optarg, "page") && strcmp(optarg, "bit"))
+				return cli_usage("migrate",
+						 "--x-break breaks 'page' or 'bit', not '%s'",
+						 optarg);
+			break;
+		default:
+			return cli_usage("migrate", "that is no option of migrate");
+		}
+	}
+	if (!r->postcopy)
+		return cli_usage("migrate", "say -p: post-copy is the way this version moves a VM");
+	return parse_words(r, argc, argv);
+}
+
+static int start(const struct request *r, struct err *e)
+{
+	json_t *config = json_pack("{s:s, s:s, s:b, s:b, s:i, s:i, s:i}", "role", "source", "uri",
+				   r->uri, "no-background", r->no_background, "move-background",
+				   r->move_background, "forward", (int)r->forward, "backward",
+				   (int)r->backward, "bulk", (int)r->bulk);
+	int rc;
+
+	if (r->break_what)
+		json_object_set_new(config, "break", json_string(r->break_what));
+	rc = keeper_start(r->name, config, -1, e);
+	json_decref(config);
+	return rc;
+}
+
+/* Its last word, from the keeper or from what it left on file. */
+static int read_end(const char *name, json_t **ret_status, struct err *e)
+{
+	json_t *state;
+	int rc = rundir_read(name, "state.json", &state, e);
+
+	if (rc < 0)
+		return rc;
+	*ret_status = json_incref(json_object_get(state, "migration"));
+	json_decref(state);
+	return *ret_status ? 0
+			   : err_set(e, ECHILD, "umig-keeper of %s has gone: see its log", name);
+}
+
+/* Until the final status; -EINTR on Ctrl-C. */
+static int follow(struct ctl *c, const struct request *r, json_t **ret_status, struct err *e)
+{
+	int every_ms = isatty(STDOUT_FILENO) ? SHOW_MS_TERMINAL : SHOW_MS_FILE;
+	uint64_t shown_ns = clock_ns();
+
+	for (;;) {
+		json_t *o, *status;
+		int rc;
+
+		rc = ctl_next(c, every_ms, &o, e);
+		if (interrupted)
+			return -EINTR;
+		if (rc == -ETIMEDOUT) {
+			rc = ctl_execute(c, "query-migrate", &status, e);
+			if (rc == -EPIPE)
+				return read_end(r->name, ret_status, e);
+			if (rc < 0)
+				return rc;
+		} else if (rc == -EPIPE) {
+			return read_end(r->name, ret_status, e);
+		} else if (rc < 0) {
+			return rc;
+		} else {
+			status = json_incref(json_object_get(o, "data"));
+			json_decref(o);
+		}
+		if (json_is_true(json_object_get(status, "final"))) {
+			*ret_status = status;
+			return 0;
+		}
+		if (status && clock_ns() - shown_ns >= (uint64_t)every_ms * NS_PER_MS) {
+			progress_show(r->name, status);
+			shown_ns = clock_ns();
+		}
+		json_decref(status);
+	}
+}
+
+static int conclude(const struct request *r, const json_t *status)
+{
+	const char *word = progress_text(status, "status"),
+		   *why = progress_text(status, "error-desc");
+
+	if (!strcmp(word, "completed")) {
+		progress_table(r->name, r->uri, status);
+		return EXIT_DONE;
+	}
+	fprintf(stderr, "umig: %s did not move: %s\n", r->name, *why ? why : word);
+	if (!strcmp(word, "postcopy-paused"))
+		fprintf(stderr,
+			"umig: it was given to %s already. Both hosts keep its memory; nothing was ended.\n",
+			r->uri);
+	else if (!json_is_true(json_object_get(status, "left-stopped")))
+		fprintf(stderr, "umig: it goes on here, as it was\n");
+	return EXIT_FAILED;
+}
+
+int cli_migrate(int argc, char **argv)
+{
+	static struct ctl c;
+	struct err e = ERR_INIT;
+	struct request r;
+	struct uri uri;
+	json_t *status = NULL;
+	int rc = parse(&r, argc, argv);
+
+	if (rc)
+		return rc;
+	rc = uri_parse(&uri, r.uri, &e);
+	if (!rc)
+		rc = start(&r, &e);
+	if (rc < 0)
+		return cli_fail(&e);
+	if (r.detach) {
+		printf("%s is on its way to %s: 'umig status %s' shows how far\n", r.name, r.uri,
+		       r.name);
+		return EXIT_DONE;
+	}
+	sigaction(SIGINT, &(struct sigaction){ .sa_handler = on_interrupt }, NULL);
+	rc = ctl_open(&c, r.name, &e);
+	if (!rc)
+		rc = follow(&c, &r, &status, &e);
+	else if (rc == -ENOENT || rc == -EPIPE)
+		rc = read_end(r.name, &status, &e); /* it was quicker than we */
+	progress_done();
+	if (rc == -EINTR) {
+		fprintf(stderr,
+			"umig: %s goes on moving: 'umig status %s' shows how far, 'umig cancel %s' takes it back\n",
+			r.name, r.name, r.name);
+		return EXIT_FAILED;
+	}
+	if (rc < 0)
+		return cli_fail(&e);
+	rc = conclude(&r, status);
+	json_decref(status);
+	return rc;
+}

@@ -1,0 +1,704 @@
+/* SPDX-License-Identifier: MIT */
+#include "migrate/dest.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <sys/random.h>
+#include <unistd.h>
+
+#include "migrate/room.h"
+#include "net/sock.h"
+#include "util/clock.h"
+#include "util/fd.h"
+#include "util/util.h"
+
+enum {
+	HELLO_TIMEOUT_MS = 10000,
+	CONTROL_PAYLOAD_BYTES = FRAME_RUN_BYTES,
+	DEVICE_BYTES_MAX = 1 << 30,
+};
+
+/* What must be read and written whole is checked at the edge; what a session needs is made in
+ * dest_hello(). */
+static void no_channels(struct dest *d)
+{
+	d->control.fd = d->urgent.fd = -1;
+	for (unsigned int i = 0; i < WIRE_BULK_MAX; i++)
+		d->bulk[i].fd = -1;
+}
+
+int dest_init(struct dest *d, const struct dest_config *config, struct err *e)
+{
+	struct epoll_event ev = { .events = EPOLLIN };
+	int rc;
+
+	memset(d, 0, sizeof(*d));
+	d->config = *config;
+	no_channels(d);
+	for (unsigned int i = 0; i < config->nregions; i++) {
+		d->npages[i] = config->region[i].npages;
+		d->page_bytes[i] = config->region[i].page_bytes;
+	}
+	d->pages.fd = -1;
+	d->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
+	d->stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	d->marks_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	rc = failure_init(&d->failure);
+	if (rc < 0 || d->epoll_fd < 0 || d->stop_fd < 0 || d->marks_fd < 0 ||
+	    epoll_ctl(d->epoll_fd, EPOLL_CTL_ADD, d->stop_fd, &ev) < 0) /* data 0: EVENT_STOP */
+		return err_set(e, EMFILE, "make event fds: %s", strerror(EMFILE));
+	return 0;
+}
+
+static void close_channels(struct dest *d)
+{
+	channel_fini(&d->control);
+	channel_fini(&d->urgent);
+	for (unsigned int i = 0; i < WIRE_BULK_MAX; i++)
+		channel_fini(&d->bulk[i]);
+}
+
+static void drop_memory(struct dest *d)
+{
+	if (!d->memory_ready)
+		return;
+	for (unsigned int i = 0; i < d->umem.nregions; i++)
+		region_detach(&d->umem.region[i]);
+	umem_fini(&d->umem);
+	page_file_close(&d->pages);
+	unlink(d->config.pages_path);
+	d->memory_ready = false;
+}
+
+void dest_fini(struct dest *d)
+{
+	close_channels(d);
+	drop_memory(d);
+	fd_close(&d->epoll_fd);
+	fd_close(&d->stop_fd);
+	fd_close(&d->marks_fd);
+	failure_fini(&d->failure);
+}
+
+void dest_reset(struct dest *d)
+{
+	struct dest_config config = d->config;
+	struct err ignored;
+
+	dest_fini(d);
+	dest_init(d, &config, &ignored);
+}
+
+/* --- HELLO --- */
+
+static void say_why(struct channel *c, enum frame_type type, const char *why)
+{
+	struct frame f = { .type = type, .len_bytes = (uint32_t)strlen(why) };
+	struct err ignored;
+
+	if (c->fd >= 0)
+		channel_send(c, &f, why, &ignored);
+}
+
+static void refuse(struct channel *c, const char *why)
+{
+	say_why(c, FRAME_REFUSED, why);
+}
+
+/* Registered first, then emptied: nothing can slip in between. */
+static int make_region(struct dest *d, const struct dest_region *c, struct err *e)
+{
+	struct region *r;
+	uint64_t left; /* found again by DISCARD */
+	int rc = umem_add_region(&d->umem, c->name, c->kind, c->npages, c->page_bytes, c->memfd, &r,
+				 e);
+
+	for (unsigned int i = 0; !rc && i < c->nattached; i++)
+		rc = region_attach(r, &c->attached[i], e);
+	return rc ? rc : region_punch(r, &left, e);
+}
+
+static int make_memory(struct dest *d, struct err *e)
+{
+	const struct dest_config *config = &d->config;
+	int rc = page_file_create(&d->pages, config->pages_path, d->peer.session, d->npages,
+				  config->nregions, e);
+
+	if (rc < 0)
+		return rc;
+	rc = umem_init(&d->umem, &d->pages, config->vmm->ops->discard_drops_content, e);
+	if (rc < 0)
+		return rc;
+	d->memory_ready = true;
+	for (unsigned int i = 0; !rc && i < config->nregions; i++)
+		rc = make_region(d, &config->region[i], e);
+	/* Only now may the fault thread look: the regions do not change any more. */
+	for (unsigned int i = 0; !rc && i < config->nregions; i++)
+		for (unsigned int j = 0; !rc && j < config->region[i].nattached; j++)
+			rc = dest_watch_uffd(d, config->region[i].attached[j].uffd, e);
+	return rc;
+}
+
+/* The next connection that says HELLO as it should; others are told why not, and dropped. */
+static int accept_hello(struct dest *d, struct channel *c, struct hello *h, int timeout_ms,
+			struct err *e)
+{
+	for (;;) {
+		char text[sizeof(e->msg) + 64];
+		const uint8_t *payload;
+		struct frame f;
+		int fd, rc;
+
+		rc = fd_wait(d->config.listen_fd, POLLIN, d->failure.fd, timeout_ms);
+		if (rc < 0)
+			return err_set(e, -rc,
+				       rc == -ETIMEDOUT
+					       ? "the source has not opened all its connections"
+					       : "cancelled");
+		fd = sock_accept(d->config.listen_fd);
+		if (fd < 0)
+			continue; /* it has gone again */
+		rc = channel_init(c, fd, d->failure.fd, CONTROL_PAYLOAD_BYTES, e);
+		if (!rc)
+			rc = channel_recv(c, CHANNEL_WAIT, HELLO_TIMEOUT_MS, &f, &payload, e);
+		if (rc > 0 && f.type != FRAME_HELLO)
+			rc = err_set(e, EPROTO, "the peer breaks the order: %s where HELLO belongs",
+				     frame_type_name[f.type]);
+		else if (rc > 0)
+			rc = hello_get(h, payload, f.len_bytes, e);
+		if (!rc)
+			return 0;
+		if (rc == -ECANCELED)
+			return rc;
+		refuse(c, e->msg);
+		channel_fini(c);
+		snprintf(text, sizeof(text), "a connection was dropped: %s", e->msg);
+		d->config.hooks.note(d->config.hooks.arg, text);
+	}
+}
+
+static int greet(struct dest *d, struct channel *c, struct err *e)
+{
+	struct frame f = { .type = FRAME_HELLO_OK, .len_bytes = HELLO_BYTES };
+	struct hello h = d->peer;
+	uint8_t buf[HELLO_BYTES];
+
+	memcpy(h.token, d->token, sizeof(h.token));
+	h.features = 0; /* those of version 1 that both know */
+	snprintf(h.name, sizeof(h.name), "%s", d->config.name);
+	hello_put(buf, &h);
+	c->shape = (struct frame_shape){ d->config.nregions, d->npages, d->page_bytes };
+	return channel_send(c, &f, buf, e);
+}
+
+static uint32_t largest_payload(const struct dest *d)
+{
+	uint32_t most = FRAME_RUN_BYTES;
+
+	for (unsigned int i = 0; i < d->config.nregions; i++)
+		most = d->page_bytes[i] > most ? d->page_bytes[i] : most;
+	return most;
+}
+
+/* Moves a freshly greeted connection to its place, with a buffer that fits its frames. */
+static int seat(struct dest *d, struct channel *at, struct channel *from, struct err *e)
+{
+	int fd = fd_steal(&from->fd), rc;
+
+	channel_fini(from);
+	rc = channel_init(at, fd, d->failure.fd, largest_payload(d), e);
+	return rc ? rc : greet(d, at, e);
+}
+
+static int accept_joins(struct dest *d, struct err *e)
+{
+	unsigned int seated = 0;
+
+	while (seated < d->nbulk + 1) {
+		struct channel c, *at = NULL;
+		struct hello h;
+		int rc = accept_hello(d, &c, &h, HELLO_TIMEOUT_MS, e);
+
+		if (rc < 0)
+			return rc;
+		if (memcmp(h.session, d->peer.session, sizeof(h.session)) == 0 &&
+		    memcmp(h.token, d->token, sizeof(h.token)) == 0) {
+			if (h.role == ROLE_URGENT)
+				at = &d->urgent;
+			else if (h.role == ROLE_BULK && h.index < d->nbulk)
+				at = &d->bulk[h.index];
+		}
+		if (!at || at->fd >= 0) {
+			refuse(&c, "another migration is under way here");
+			channel_fini(&c);
+			continue;
+		}
+		rc = seat(d, at, &c, e);
+		if (rc < 0)
+			return rc;
+		seated++;
+	}
+	return 0;
+}
+
+int dest_hello(struct dest *d, struct err *e)
+{
+	struct channel c;
+	int rc;
+
+	for (;;) {
+		rc = accept_hello(d, &c, &d->peer, -1, e);
+		if (rc < 0)
+			return rc;
+		if (d->peer.role == ROLE_CONTROL)
+			break;
+		refuse(&c, "no migration is under way here");
+		channel_fini(&c);
+	}
+	atomic_store(&d->t_hello_ns, clock_ns());
+	d->nbulk = d->peer.nbulk;
+	if (getrandom(d->token, sizeof(d->token), 0) < 0)
+		return err_set(e, errno, "draw a token: %s", strerror(errno));
+	rc = make_memory(d, e);
+	if (!rc)
+		rc = seat(d, &d->control, &c, e);
+	else
+		refuse(&c, e->msg);
+	channel_fini(&c);
+	if (!rc)
+		rc = accept_joins(d, e);
+	if (!rc)
+		rc = dest_watch_urgent(d, e);
+	return rc ? rc : d->config.hooks.start_threads(d->config.hooks.arg, e);
+}
+
+/* --- what the source says on control --- */
+
+static int hear(struct dest *d, struct frame *f, const uint8_t **payload, struct err *e)
+{
+	int rc = channel_recv(&d->control, CHANNEL_WAIT, -1, f, payload, e);
+
+	if (rc < 0)
+		return rc;
+	if (f->type == FRAME_CANCEL)
+		return err_set(e, ECANCELED, "the source went back: %.*s", (int)f->len_bytes,
+			       (const char *)*payload);
+	return 0;
+}
+
+static int out_of_order(const struct frame *f, const char *wanted, struct err *e)
+{
+	return err_set(e, EPROTO, "the source breaks the order: %s where %s belongs",
+		       frame_type_name[f->type], wanted);
+}
+
+static int expect(struct dest *d, enum frame_type type, struct frame *f, const uint8_t **payload,
+		  struct err *e)
+{
+	int rc = hear(d, f, payload, e);
+
+	return rc || f->type == type ? rc : out_of_order(f, frame_type_name[type], e);
+}
+
+static int tell(struct dest *d, enum frame_type type, const char *text, struct err *e)
+{
+	struct frame f = { .type = type,
+			   .epoch = atomic_load(&d->epoch),
+			   .len_bytes = text ? (uint32_t)strlen(text) : 0 };
+
+	return channel_send(&d->control, &f, text, e);
+}
+
+/* --- ADVISE --- */
+
+static int check_region(const struct dest_region *here, const struct advised_region *there,
+			struct err *e)
+{
+	if (strncmp(here->name, there->name, WIRE_NAME_BYTES) != 0)
+		return err_set(
+			e, EINVAL,
+			"region %s of the source is called %s here: give both VMs the same memory",
+			there->name, here->name);
+	if (here->npages * here->page_bytes != there->size_bytes)
+		return err_set(
+			e, EINVAL,
+			"region %s has %llu MiB at the source and %llu MiB here: give both VMs the same memory",
+			here->name, (unsigned long long)(there->size_bytes / MIB),
+			(unsigned long long)(here->npages * here->page_bytes / MIB));
+	if (here->page_bytes != there->page_bytes)
+		return err_set(
+			e, EINVAL,
+			"region %s has pages of %u KiB at the source and of %u KiB here: give both VMs the same memory",
+			here->name, there->page_bytes / 1024, here->page_bytes / 1024);
+	return 0;
+}
+
+static int check_memory(const struct dest *d, const struct advise *m, struct err *e)
+{
+	uint64_t need = 0;
+
+	if (m->nregions != d->config.nregions)
+		return err_set(
+			e, EINVAL,
+			"the VM has %u memory regions at the source and %u here: give both VMs the same memory",
+			m->nregions, d->config.nregions);
+	for (unsigned int i = 0; i < m->nregions; i++) {
+		const struct dest_region *r = &d->config.region[i];
+		int rc = check_region(r, &m->region[i], e);
+
+		if (!rc && r->kind == REGION_HUGETLB)
+			rc = room_check(d->config.vmm_pid, m->region[i].populated_bytes,
+					r->page_bytes, e);
+		if (rc < 0)
+			return rc;
+		if (r->kind != REGION_HUGETLB)
+			need += m->region[i].populated_bytes;
+	}
+	return room_check(d->config.vmm_pid, need, 4096, e);
+}
+
+static int check_machine(struct dest *d, const struct advise *m, struct err *e)
+{
+	struct vmm_info info;
+	int rc = d->config.vmm->ops->query(d->config.vmm, &info, e);
+
+	if (rc < 0)
+		return rc;
+	if (info.state != VMM_INMIGRATE)
+		return err_set(e, EBUSY, "the VM here is %s: it does not wait for a machine",
+			       vmm_state_name[info.state]);
+	if (strlen(info.machine) != m->machine_bytes ||
+	    strncmp(info.machine, m->machine, m->machine_bytes) != 0)
+		return err_set(e, EINVAL, "the machines differ: %.100s here, %.*s at the source",
+			       info.machine, (int)min_u64(m->machine_bytes, 100), m->machine);
+	return 0;
+}
+
+int dest_advise(struct dest *d, struct err *e)
+{
+	struct advise *m = malloc(sizeof(*m));
+	const uint8_t *payload;
+	struct frame f;
+	int rc;
+
+	if (!m)
+		return err_set(e, ENOMEM, "no memory for ADVISE");
+	rc = expect(d, FRAME_ADVISE, &f, &payload, e);
+	if (!rc)
+		rc = advise_get(m, payload, f.len_bytes, e);
+	if (!rc)
+		rc = check_memory(d, m, e);
+	if (!rc)
+		rc = check_machine(d, m, e);
+	free(m);
+	return rc ? rc : tell(d, FRAME_ADVISE_OK, NULL, e);
+}
+
+/* --- DISCARD --- */
+
+static int note_extents(struct dest *d, const struct frame *f, const uint8_t *payload,
+			struct err *e)
+{
+	uint64_t end_pg = 0;
+	struct extent x;
+
+	if (f->region >= d->config.nregions || f->len_bytes % EXTENT_BYTES)
+		return err_set(e, EBADMSG, "EXTENTS of region %u with %u bytes cannot be",
+			       f->region, f->len_bytes);
+	for (uint32_t at = 0; at < f->len_bytes; at += EXTENT_BYTES) {
+		int rc = extent_get(&x, payload + at, d->npages[f->region], &end_pg, e);
+
+		if (rc < 0)
+			return rc;
+		page_set_data(d->umem.region[f->region].pages, x.first_pg, x.npages);
+	}
+	return 0;
+}
+
+/* Under discard_lock: whatever was answered with zeros since HELLO is emptied again. */
+static int empty_all(void *arg)
+{
+	struct dest *d = arg;
+	struct err e;
+
+	for (unsigned int i = 0; i < d->umem.nregions; i++) {
+		uint64_t left;
+		int rc = region_punch(&d->umem.region[i], &left, &e);
+
+		if (rc < 0)
+			return rc;
+	}
+	return 0;
+}
+
+/* Pages that cannot be emptied: those the source has are asked for, the others are made zeros here.
+ */
+static int list_stuck(struct dest *d, struct region *r, uint8_t *buf, struct frame *f,
+		      struct err *e)
+{
+	for (uint64_t pg = 0; (pg = region_next_present(r, pg)) < r->npages; pg++) {
+		struct extent x = { pg, 1 };
+
+		if (!page_test(r->pages, PAGE_DATA, pg, 1)) {
+			struct frame zero = { .type = FRAME_ZERO,
+					      .region = r->id,
+					      .epoch = atomic_load(&d->epoch),
+					      .first_pg = pg,
+					      .npages = 1 };
+			int rc = dest_take_pages(d, &zero, NULL, false, e);
+
+			if (rc < 0)
+				return rc;
+			continue;
+		}
+		if (f->len_bytes == EXTENTS_PER_FRAME * EXTENT_BYTES)
+			return err_set(
+				e, EBUSY,
+				"region %s: more than %d pages could not be emptied (pinned by the VMM?)",
+				r->name, EXTENTS_PER_FRAME);
+		extent_put(buf + f->len_bytes, &x);
+		f->len_bytes += EXTENT_BYTES;
+	}
+	return 0;
+}
+
+static int fetch_stuck(struct dest *d, struct region *r, uint8_t *buf, struct err *e)
+{
+	struct frame f = { .type = FRAME_EXTENTS,
+			   .region = r->id,
+			   .epoch = atomic_load(&d->epoch) };
+	uint64_t left_pages;
+	int rc = list_stuck(d, r, buf, &f, e);
+
+	if (rc < 0 || !f.len_bytes)
+		return rc;
+	left_pages = f.len_bytes / EXTENT_BYTES;
+	rc = channel_send(&d->control, &f, buf, e);
+	while (!rc && left_pages) {
+		const uint8_t *payload;
+
+		rc = hear(d, &f, &payload, e);
+		if (!rc && f.type != FRAME_PAGES && f.type != FRAME_ZERO)
+			rc = out_of_order(&f, "PAGES", e);
+		if (!rc)
+			rc = dest_take_pages(d, &f, payload, false, e);
+		left_pages -= min_u64(left_pages, f.npages);
+	}
+	return rc;
+}
+
+static int fetch_all_stuck(struct dest *d, struct err *e)
+{
+	uint8_t *buf = malloc(EXTENTS_PER_FRAME * EXTENT_BYTES);
+	int rc = 0;
+
+	if (!buf)
+		return err_set(e, ENOMEM, "no memory for a list of extents");
+	for (unsigned int i = 0; !rc && i < d->umem.nregions; i++)
+		if (d->umem.region[i].kind == REGION_MEMFD)
+			rc = fetch_stuck(d, &d->umem.region[i], buf, e);
+	free(buf);
+	return rc;
+}
+
+int dest_discard(struct dest *d, struct err *e)
+{
+	const uint8_t *payload;
+	struct frame f;
+	int rc = page_file_reset(&d->pages);
+
+	if (rc < 0)
+		return err_set(e, -rc, "clear the map of pages: %s", strerror(-rc));
+	while (!(rc = hear(d, &f, &payload, e)) && f.type == FRAME_EXTENTS) {
+		rc = note_extents(d, &f, payload, e);
+		if (rc < 0)
+			return rc;
+	}
+	if (rc < 0)
+		return rc;
+	if (f.type != FRAME_DISCARD)
+		return out_of_order(&f, "DISCARD", e);
+	if (f.epoch <= atomic_load(&d->epoch))
+		return err_set(e, EPROTO, "DISCARD opens epoch %u, which is over", f.epoch);
+	atomic_store(&d->epoch, f.epoch);
+	rc = umem_discard(&d->umem, empty_all, d);
+	if (rc < 0)
+		return err_set(e, -rc, "empty the memory: %s", strerror(-rc));
+	rc = fetch_all_stuck(d, e);
+	return rc ? rc : tell(d, FRAME_DISCARD_OK, NULL, e);
+}
+
+/* --- DEVICE, RUN --- */
+
+int dest_device(struct dest *d, struct err *e)
+{
+	autoclose int fd = memfd_create("umig-device-state", MFD_CLOEXEC);
+	uint64_t total = 0;
+	struct frame f;
+	int rc;
+
+	if (fd < 0)
+		return err_set(e, errno, "make a file for the device state: %s", strerror(errno));
+	do {
+		const uint8_t *payload;
+
+		rc = expect(d, FRAME_DEVICE, &f, &payload, e);
+		if (!rc && (total += f.len_bytes) > DEVICE_BYTES_MAX)
+			rc = err_set(e, EFBIG, "the device state has more than %d MiB",
+				     DEVICE_BYTES_MAX >> 20);
+		if (!rc && (rc = fd_write_all(fd, payload, f.len_bytes)) < 0)
+			err_set(e, -rc, "keep the device state: %s", strerror(-rc));
+		if (rc < 0)
+			return rc;
+	} while (!(f.flags & FRAME_LAST));
+	d->device_begun = true;
+	rc = d->config.vmm->ops->load(d->config.vmm, fd, e);
+	return rc ? rc : tell(d, FRAME_DEVICE_OK, NULL, e);
+}
+
+int dest_take_over(struct dest *d, struct err *e)
+{
+	const uint8_t *payload;
+	struct frame f;
+	int rc = expect(d, FRAME_RUN, &f, &payload, e);
+
+	if (rc < 0)
+		return rc;
+	rc = d->config.hooks.record(d->config.hooks.arg, RECORD_RUNNING, e);
+	if (rc < 0)
+		return rc; /* nothing ran: the VMM is killed, then REFUSED is said */
+	atomic_store(&d->given, true);
+	atomic_store(&d->umem.running, true);
+	if (f.flags & FRAME_CONT) {
+		rc = d->config.vmm->ops->set_running(d->config.vmm, true, e);
+		if (rc < 0) {
+			/* Only an error that the VMM itself replied means that nothing ran. */
+			if (rc == -EREMOTEIO)
+				atomic_store(&d->given, false);
+			return rc;
+		}
+	}
+	atomic_store(&d->t_run_ns, clock_ns());
+	return tell(d, FRAME_RAN, NULL, e);
+}
+
+/* --- END --- */
+
+static int wait_marks(struct dest *d, struct err *e)
+{
+	while (atomic_load(&d->marks) < d->nbulk + 1) {
+		uint64_t count;
+		int rc = fd_wait(d->marks_fd, POLLIN, d->failure.fd, -1);
+
+		if (rc < 0)
+			return err_set(e, -rc, "cancelled");
+		if (read(d->marks_fd, &count, sizeof(count)) < 0)
+			continue;
+	}
+	return 0;
+}
+
+/* Every page of every region: arrived, removed, or a hole at the source. And all as it was sent. */
+static int check_complete(struct dest *d, const struct ending *m, struct err *e)
+{
+	uint64_t integrity = atomic_load(&d->umem.count.integrity),
+		 page_sum = atomic_load(&d->page_sum);
+
+	for (unsigned int i = 0; i < d->umem.nregions; i++) {
+		const struct region *r = &d->umem.region[i];
+		struct page_tally t;
+
+		page_tally(r->pages, &t);
+		if (t.missing)
+			return err_set(
+				e, ENODATA,
+				"MEMORY IS NOT COMPLETE: %llu pages of region %s never arrived (the first is page %llu)",
+				(unsigned long long)t.missing, r->name,
+				(unsigned long long)t.first_missing_pg);
+	}
+	if (integrity)
+		return err_set(e, EUCLEAN,
+			       "MEMORY IS DAMAGED: %llu pages were there before they were placed",
+			       (unsigned long long)integrity);
+	if (page_sum != m->page_sum)
+		return err_set(
+			e, EUCLEAN,
+			"MEMORY IS DAMAGED: what was placed is not what was sent (sums %016llx and %016llx over %llu and %llu pages)",
+			(unsigned long long)page_sum, (unsigned long long)m->page_sum,
+			(unsigned long long)atomic_load(&d->received_pages),
+			(unsigned long long)m->sent_pages);
+	return 0;
+}
+
+static void figures(const struct dest *d, char *out, size_t room)
+{
+	const struct umem_counters *c = &d->umem.count;
+
+	snprintf(
+		out, room,
+		"{\"faults\":%llu,\"requests\":%llu,\"fault-us-p50\":%.1f,\"fault-us-p99\":%.1f,"
+		"\"placed-pages\":%llu,\"zeroed-pages\":%llu,\"zero-pages\":%llu,\"dropped-pages\":%llu,"
+		"\"removed-pages\":%llu,\"stale-frames\":%llu,\"eagain\":%llu,\"enomem\":%llu}",
+		(unsigned long long)c->faults, (unsigned long long)d->requests_sent,
+		(double)histogram_quantile_ns(&d->fault_ns, 0.5) / 1e3,
+		(double)histogram_quantile_ns(&d->fault_ns, 0.99) / 1e3,
+		(unsigned long long)c->placed_pages, (unsigned long long)c->zeroed_pages,
+		(unsigned long long)d->zero_pages, (unsigned long long)c->dropped_pages,
+		(unsigned long long)c->removed_pages, (unsigned long long)d->stale_frames,
+		(unsigned long long)c->again, (unsigned long long)c->no_memory);
+}
+
+int dest_end(struct dest *d, struct err *e)
+{
+	const uint8_t *payload;
+	struct ending m;
+	char text[1024];
+	struct frame f;
+	int rc = expect(d, FRAME_END, &f, &payload, e);
+
+	if (!rc)
+		rc = ending_get(&m, payload, f.len_bytes, e);
+	if (!rc)
+		rc = wait_marks(d, e);
+	if (!rc)
+		rc = check_complete(d, &m, e);
+	if (rc < 0)
+		return rc;
+	atomic_store(&d->ending, true);
+	atomic_store(&d->t_end_ns, clock_ns());
+	rc = d->config.hooks.record(d->config.hooks.arg, RECORD_COMPLETED, e);
+	figures(d, text, sizeof(text));
+	return rc ? rc : tell(d, FRAME_END_OK, text, e);
+}
+
+void dest_say_refused(struct dest *d, const struct err *e)
+{
+	refuse(&d->control, e->msg);
+}
+
+int dest_run(struct dest *d, struct err *e)
+{
+	int rc = 0;
+
+	for (unsigned int i = 0; i < STAGE_N && !rc; i++) {
+		atomic_store(&d->stage, i);
+		if (stages[i].dest)
+			rc = stages[i].dest(d, e);
+	}
+	if (rc < 0) {
+		/* A thread that failed knows better than the wait that it ended. */
+		failure_get(&d->failure, e);
+		/* Whoever owns the VM never refuses it: REFUSED lets the source run it. */
+		if (atomic_load(&d->given))
+			say_why(&d->control, FRAME_FAILED, e->msg);
+		else if (!d->device_begun)
+			dest_say_refused(d, e);
+	}
+	return rc < 0 ? -e->num : 0;
+}

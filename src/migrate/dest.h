@@ -1,0 +1,110 @@
+/* SPDX-License-Identifier: MIT */
+/* The destination end of a migration. dest.c: the stages; receive.c: pages on their way in. */
+#ifndef UMIG_MIGRATE_DEST_H
+#define UMIG_MIGRATE_DEST_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "migrate/stages.h"
+#include "net/channel.h"
+#include "umem/region.h"
+#include "util/err.h"
+#include "util/failure.h"
+#include "util/histogram.h"
+#include "vmm/vmm.h"
+#include "wire/message.h"
+
+struct dest_region {
+	char name[WIRE_NAME_BYTES];
+	enum region_kind kind;
+	uint64_t npages;
+	uint32_t page_bytes;
+	int memfd; /* owner: the process */
+	unsigned int nattached;
+	struct attachment attached[REGION_ATTACHMENTS_MAX];
+};
+
+struct dest_config {
+	const char *name; /* of the VM */
+	pid_t vmm_pid;	  /* whose cgroup pays */
+	int listen_fd;	  /* owner: the process */
+	const char *pages_path;
+	unsigned int nregions;
+	struct dest_region region[WIRE_REGIONS_MAX];
+	struct vmm *vmm;
+	struct migrate_hooks hooks;
+};
+
+struct dest {
+	struct dest_config config;
+	struct failure failure; /* of any thread */
+	_Atomic unsigned int stage;
+	_Atomic uint32_t epoch; /* 0: no data frames are due */
+	_Atomic bool ending;	/* every page is in: links may close */
+	_Atomic bool given;	/* RUN has come: this end owns the VM */
+	_Atomic bool joined;	/* the urgent connection is there for the fault thread */
+	bool device_begun;	/* the VMM is no longer what it was when it started */
+	bool memory_ready;	/* umem, pages.map and registration exist */
+	struct hello peer;	/* the session at hand */
+	uint8_t token[WIRE_SESSION_BYTES];
+	unsigned int nbulk;
+	struct channel control, urgent, bulk[WIRE_BULK_MAX];
+	uint64_t npages[WIRE_REGIONS_MAX]; /* the shape, for frame_get() */
+	uint32_t page_bytes[WIRE_REGIONS_MAX];
+	struct page_file pages;
+	struct umem umem;
+	int epoll_fd; /* of the fault thread */
+	int stop_fd;  /* eventfd: the fault thread returns */
+	int marks_fd; /* eventfd: a mark has come */
+	_Atomic unsigned int marks;
+	_Atomic uint64_t page_sum, received_pages, zero_pages, stale_frames, requests_sent,
+		bytes_in;
+	struct histogram fault_ns; /* from reading the fault to the page in place */
+	/* Owner: fault thread. Requests that the socket had no room for, and that somebody must
+	 * fault again. */
+	uint8_t out[64 * FRAME_HEAD_BYTES];
+	size_t out_bytes;
+	bool out_armed; /* epoll tells when there is room */
+	bool wake_owed;
+	_Atomic uint64_t t_hello_ns, t_run_ns, t_end_ns;
+};
+
+/* config is copied; what it points to must outlive the dest. */
+int dest_init(struct dest *d, const struct dest_config *config, struct err *e);
+void dest_fini(struct dest *d);
+
+/* One session: all stages. On failure: if d->given, memory and registration are kept (waiters
+ * wait); else everything is undone, and if !d->device_begun another session may follow
+ * (dest_reset() first). */
+int dest_run(struct dest *d, struct err *e);
+void dest_reset(struct dest *d);
+
+/* Tells the source why. dest_run() has done it, but not where the VMM must be dead first: after
+ * device state was loaded and before the VM was given to us. */
+void dest_say_refused(struct dest *d, const struct err *e);
+
+/* Bodies of threads. The fault thread serves from registration until dest_stop_faults(); bulk
+ * threads are made by hooks.start_threads and return when their connection ends. */
+void dest_fault_thread(struct dest *d);
+void dest_stop_faults(struct dest *d);
+void dest_bulk_thread(struct dest *d, unsigned int index);
+void dest_stop_bulk(struct dest *d);
+
+/* receive.c: where a data frame goes. */
+int dest_take_pages(struct dest *d, const struct frame *f, const uint8_t *payload,
+		    bool is_fault_thread, struct err *e);
+int dest_watch_urgent(struct dest *d, struct err *e);
+int dest_watch_uffd(struct dest *d, int uffd, struct err *e);
+
+/* Stage functions, for the table. */
+int dest_hello(struct dest *d, struct err *e);
+int dest_advise(struct dest *d, struct err *e);
+int dest_discard(struct dest *d, struct err *e);
+int dest_device(struct dest *d, struct err *e);
+int dest_take_over(struct dest *d, struct err *e);
+int dest_end(struct dest *d, struct err *e);
+
+#endif

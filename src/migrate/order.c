@@ -1,0 +1,160 @@
+/* SPDX-License-Identifier: MIT */
+#include "migrate/order.h"
+
+#include <assert.h>
+#include <errno.h>
+
+#include "util/util.h"
+
+int order_init(struct order *o, unsigned int nregions, const uint64_t *npages,
+	       const struct order_options *options)
+{
+	*o = (struct order){ .nregions = nregions, .options = *options };
+	pthread_mutex_init(&o->cursor_lock, NULL);
+	for (unsigned int i = 0; i < nregions; i++) {
+		o->npages[i] = npages[i];
+		/* A word more: masks of 64 pages may reach over the end. */
+		if (bitmap_init(&o->unsent[i], npages[i] + 64) < 0 ||
+		    bitmap_init(&o->via_bulk[i], npages[i] + 64) < 0) {
+			order_fini(o);
+			return -ENOMEM;
+		}
+	}
+	return 0;
+}
+
+void order_fini(struct order *o)
+{
+	for (unsigned int i = 0; i < o->nregions; i++) {
+		bitmap_fini(&o->unsent[i]);
+		bitmap_fini(&o->via_bulk[i]);
+	}
+	pthread_mutex_destroy(&o->cursor_lock);
+	o->nregions = 0;
+}
+
+void order_add(struct order *o, uint32_t region, uint64_t first_pg, uint64_t npages)
+{
+	assert(first_pg + npages <= o->npages[region]);
+	bitmap_set_range(&o->unsent[region], first_pg, npages);
+	atomic_fetch_add(&o->left_pages, npages);
+	atomic_fetch_add(&o->data_pages, npages);
+}
+
+static uint64_t take(struct order *o, uint32_t region, uint64_t first_pg, uint64_t mask)
+{
+	uint64_t got = bitmap_take(&o->unsent[region], first_pg, mask);
+
+	atomic_fetch_sub(&o->left_pages, (uint64_t)__builtin_popcountll(got));
+	return got;
+}
+
+static void mark_bulk(struct order *o, const struct order_run *run)
+{
+	uint64_t mask = run->mask;
+	unsigned int at, len;
+
+	while (order_cut(&mask, &at, &len))
+		bitmap_set_range(&o->via_bulk[run->region], run->first_pg + at, len);
+}
+
+/* Under cursor_lock: the first unsent page at or behind the cursor, going around once. */
+static bool find_unsent(struct order *o)
+{
+	for (unsigned int tried = 0; tried <= o->nregions; tried++) {
+		uint64_t pg = bitmap_next(&o->unsent[o->cursor_region], o->cursor_pg);
+
+		if (pg != BITMAP_NONE) {
+			o->cursor_pg = pg;
+			return true;
+		}
+		o->cursor_region = (o->cursor_region + 1) % o->nregions;
+		o->cursor_pg = 0;
+	}
+	return false;
+}
+
+bool order_background(struct order *o, struct order_run *ret_run)
+{
+	struct order_run run = { 0 };
+
+	while (!run.mask) {
+		bool found;
+
+		pthread_mutex_lock(&o->cursor_lock);
+		found = atomic_load(&o->left_pages) && find_unsent(o);
+		if (found) {
+			run.region = o->cursor_region;
+			run.first_pg = o->cursor_pg;
+			o->cursor_pg += ORDER_RUN_PAGES;
+		}
+		pthread_mutex_unlock(&o->cursor_lock);
+		if (!found)
+			return false;
+		run.mask = take(o, run.region, run.first_pg,
+				~0ull); /* may have been asked for just now */
+	}
+	mark_bulk(o, &run);
+	*ret_run = run;
+	return true;
+}
+
+void order_request(struct order *o, uint32_t region, uint64_t first_pg, uint32_t npages,
+		   struct order_run *ret_run)
+{
+	uint64_t mask = npages >= 64 ? ~0ull : (1ull << npages) - 1;
+
+	*ret_run = (struct order_run){ .region = region, .first_pg = first_pg };
+	ret_run->mask =
+		take(o, region, first_pg, mask) | bitmap_take(&o->via_bulk[region], first_pg, mask);
+	if (!o->options.move_background)
+		return;
+	pthread_mutex_lock(&o->cursor_lock);
+	o->cursor_region = region;
+	o->cursor_pg = first_pg;
+	pthread_mutex_unlock(&o->cursor_lock);
+}
+
+bool order_window(struct order *o, uint32_t region, uint64_t first_pg, uint32_t npages,
+		  uint64_t *next_pg, struct order_run *ret_run)
+{
+	uint64_t from, end;
+
+	if (o->options.fixed_window) {
+		from = first_pg - min_u64(first_pg, o->options.backward_pages);
+		end = first_pg + npages + o->options.forward_pages;
+	} else { /* the aligned 64 pages around: one run for COPY, and random guests do not pay for
+		    more */
+		from = first_pg / ORDER_RUN_PAGES * ORDER_RUN_PAGES;
+		end = round_up_u64(first_pg + npages, ORDER_RUN_PAGES);
+	}
+	end = min_u64(end, o->npages[region]);
+	if (*next_pg == UINT64_MAX)
+		*next_pg = from;
+	while (*next_pg < end) {
+		uint64_t n = min_u64(end - *next_pg, ORDER_RUN_PAGES);
+
+		*ret_run = (struct order_run){ .region = region, .first_pg = *next_pg };
+		ret_run->mask = take(o, region, *next_pg, n == 64 ? ~0ull : (1ull << n) - 1);
+		*next_pg += n;
+		if (ret_run->mask)
+			return true;
+	}
+	return false;
+}
+
+bool order_cut(uint64_t *mask, unsigned int *ret_at, unsigned int *ret_len)
+{
+	unsigned int at, len;
+	uint64_t from;
+
+	if (!*mask)
+		return false;
+	at = (unsigned int)__builtin_ctzll(*mask);
+	from = *mask >> at;
+	len = ~from ? (unsigned int)__builtin_ctzll(~from) : 64;
+	*mask &= len == 64 ? 0 : ~(((1ull << len) - 1) << at);
+	*ret_at = at;
+	*ret_len = len;
+	return true;
+}

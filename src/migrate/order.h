@@ -1,0 +1,70 @@
+/* SPDX-License-Identifier: MIT */
+/* Which page next: what the source has not sent, where the background goes on, what surrounds a
+ * fault. No I/O in here, so that a policy can be simulated and tested. Any thread may call.
+ */
+#ifndef UMIG_MIGRATE_ORDER_H
+#define UMIG_MIGRATE_ORDER_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "util/bitmap.h"
+
+enum { ORDER_REGIONS_MAX = 64, ORDER_RUN_PAGES = 64 };
+
+struct order_options {
+	bool no_background;	/* -n: only what is asked for */
+	bool move_background;	/* -m: the background goes on where the last fault was */
+	bool fixed_window;	/* forward and backward were given */
+	uint32_t forward_pages; /* sent along with a requested page */
+	uint32_t backward_pages;
+};
+
+struct order {
+	unsigned int nregions;
+	uint64_t npages[ORDER_REGIONS_MAX];
+	struct bitmap unsent[ORDER_REGIONS_MAX]; /* a set bit goes to exactly one sender */
+	struct bitmap
+		via_bulk[ORDER_REGIONS_MAX]; /* sent, but on a connection where it may queue */
+	struct order_options options;
+	_Atomic uint64_t left_pages;
+	_Atomic uint64_t data_pages;
+	pthread_mutex_t cursor_lock; /* Lock of the next two */
+	unsigned int cursor_region;
+	uint64_t cursor_pg;
+};
+
+/* Up to 64 pages of one region that this caller must send now. */
+struct order_run {
+	uint32_t region;
+	uint64_t first_pg;
+	uint64_t mask; /* bit 0: first_pg */
+};
+
+/* Returns 0 or -ENOMEM. */
+int order_init(struct order *o, unsigned int nregions, const uint64_t *npages,
+	       const struct order_options *options);
+void order_fini(struct order *o);
+
+/* These pages exist and are unsent. */
+void order_add(struct order *o, uint32_t region, uint64_t first_pg, uint64_t npages);
+
+/* The next run for the background, marked as sent by it. False: nothing is left. */
+bool order_background(struct order *o, struct order_run *ret_run);
+
+/* What must be sent at once for a request: what of it is unsent, or was sent where it may still
+ * queue. Clears the latter mark: the same page is not sent urgently twice. mask may come back 0. */
+void order_request(struct order *o, uint32_t region, uint64_t first_pg, uint32_t npages,
+		   struct order_run *ret_run);
+
+/* What surrounds a request, in pieces: start with *next_pg = UINT64_MAX, call until it returns
+ * false. */
+bool order_window(struct order *o, uint32_t region, uint64_t first_pg, uint32_t npages,
+		  uint64_t *next_pg, struct order_run *ret_run);
+
+/* The run of set bits that begins lowest: cuts it off *mask. False: none. */
+bool order_cut(uint64_t *mask, unsigned int *ret_at, unsigned int *ret_len);
+
+#endif

@@ -1,0 +1,337 @@
+/* SPDX-License-Identifier: MIT */
+/* Pages on their way out: the urgent thread answers requests, bulk threads send the rest.
+ *
+ * Pages are read with pread() into a buffer that stays in the cache: it never allocates in a hole
+ * of the file, and zero search, sum and send all find the data warm.
+ */
+#include "migrate/source.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <poll.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "util/fd.h"
+#include "util/util.h"
+
+enum { WINDOWS_MAX = 64, URGENT_LOOKAHEAD_BYTES = 16 * FRAME_HEAD_BYTES };
+
+static uint32_t run_bytes(const struct source *s)
+{
+	uint32_t most = FRAME_RUN_BYTES;
+
+	for (unsigned int i = 0; i < s->config.nregions; i++)
+		most = s->page_bytes[i] > most ? s->page_bytes[i] : most;
+	return most;
+}
+
+uint8_t *source_alloc_run_buffer(const struct source *s, size_t *ret_len_bytes)
+{
+	uint8_t *buf = mmap(NULL, run_bytes(s), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
+			    -1, 0);
+
+	*ret_len_bytes = run_bytes(s);
+	return buf == MAP_FAILED ? NULL : buf;
+}
+
+static bool is_zero(const uint8_t *page, uint32_t page_bytes)
+{
+	uint64_t first;
+
+	memcpy(&first, page, sizeof(first));
+	return !first && !memcmp(page, page + sizeof(first), page_bytes - sizeof(first));
+}
+
+static int read_pages(const struct source *s, uint32_t region, uint64_t pg, uint32_t npages,
+		      uint8_t *buf, struct err *e)
+{
+	const struct source_region *r = &s->config.region[region];
+	size_t want = (size_t)npages * r->page_bytes, got = 0;
+
+	while (got < want) {
+		ssize_t n =
+			pread(r->memfd, buf + got, want - got, (off_t)(pg * r->page_bytes + got));
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n <= 0)
+			return err_set(e, n < 0 ? errno : EIO, "read page %llu of region %s: %s",
+				       (unsigned long long)(pg + got / r->page_bytes), r->name,
+				       n < 0 ? strerror(errno)
+					     : "its file is shorter than the region");
+		got += (size_t)n;
+	}
+	return 0;
+}
+
+/* A flipped bit that the frame's own sum cannot show: only END's can. */
+static void break_bit(struct source *s, const struct frame *f, uint8_t *payload, uint64_t *sum)
+{
+	if (s->config.break_what != BREAK_BIT || atomic_exchange(&s->break_done, true))
+		return;
+	payload[f->len_bytes / 2] ^= 0x10;
+	*sum = frame_sum(f, payload);
+}
+
+/* Pages that are all zeros or all not. */
+static int send_alike(struct source *s, struct channel *c, struct frame *f, bool zero,
+		      uint8_t *data, struct err *e)
+{
+	uint64_t sum = 0;
+
+	f->type = zero ? FRAME_ZERO : FRAME_PAGES;
+	f->len_bytes = zero ? 0 : f->npages * s->page_bytes[f->region];
+	if (zero) {
+		atomic_fetch_add_explicit(&s->zero_pages, f->npages, memory_order_relaxed);
+	} else {
+		sum = frame_sum(f, data);
+		atomic_fetch_add_explicit(&s->page_sum, sum, memory_order_relaxed);
+		atomic_fetch_add_explicit(&s->sent_pages, f->npages, memory_order_relaxed);
+		break_bit(s, f, data, &sum);
+	}
+	return channel_send_summed(c, f, data, sum, e);
+}
+
+static int send_pages(struct source *s, struct channel *c, struct frame f, uint8_t *data,
+		      struct err *e)
+{
+	uint32_t page_bytes = s->page_bytes[f.region], npages = f.npages, at = 0;
+	uint64_t first_pg = f.first_pg;
+
+	while (at < npages) {
+		bool zero = is_zero(data + (size_t)at * page_bytes, page_bytes);
+		uint32_t end = at + 1;
+		int rc;
+
+		while (end < npages && is_zero(data + (size_t)end * page_bytes, page_bytes) == zero)
+			end++;
+		f.first_pg = first_pg + at;
+		f.npages = end - at;
+		rc = send_alike(s, c, &f, zero, data + (size_t)at * page_bytes, e);
+		if (rc < 0)
+			return rc;
+		at = end;
+	}
+	return 0;
+}
+
+static void break_page(struct source *s, struct order_run *run)
+{
+	if (s->config.break_what == BREAK_PAGE && run->region == s->break_region &&
+	    s->break_pg >= run->first_pg && s->break_pg - run->first_pg < 64)
+		run->mask &= ~(1ull << (s->break_pg - run->first_pg));
+}
+
+int source_send_run(struct source *s, struct channel *c, struct order_run run, uint16_t flags,
+		    uint64_t cookie, uint8_t *buf, struct err *e)
+{
+	uint32_t most = run_bytes(s) / s->page_bytes[run.region];
+	unsigned int at, len;
+	int rc;
+
+	break_page(s, &run);
+	while (order_cut(&run.mask, &at, &len)) {
+		while (len) {
+			uint32_t n = (uint32_t)min_u64(len, most);
+			struct frame f = { .flags = flags,
+					   .region = run.region,
+					   .epoch = s->epoch,
+					   .first_pg = run.first_pg + at,
+					   .npages = n,
+					   .cookie = cookie };
+
+			rc = read_pages(s, f.region, f.first_pg, n, buf, e);
+			if (!rc)
+				rc = send_pages(s, c, f, buf, e);
+			if (rc < 0)
+				return rc;
+			at += n;
+			len -= n;
+		}
+	}
+	return 0;
+}
+
+static int send_mark(struct source *s, struct channel *c, struct err *e)
+{
+	struct frame f = { .type = FRAME_MARK, .epoch = s->epoch };
+	uint64_t one = 1;
+	int rc = channel_send(c, &f, NULL, e);
+
+	atomic_fetch_add(&s->marks_sent, 1);
+	if (!rc && write(s->progress_fd, &one, sizeof(one)) < 0)
+		rc = err_set(e, errno, "tell the main thread: %s", strerror(errno));
+	return rc;
+}
+
+/* What is owed around pages that were asked for. */
+struct window {
+	struct page_range {
+		uint32_t region, npages;
+		uint64_t first_pg;
+	} asked;
+	uint64_t next_pg;
+};
+
+struct urgent {
+	struct source *s;
+	uint8_t *buf;
+	bool finished; /* the mark was sent */
+	unsigned int nwindows;
+	struct window window[WINDOWS_MAX]; /* newest last: its vCPU touches the neighbours next */
+};
+
+/* The requested page first; what surrounds it is remembered. */
+static int serve_request(struct urgent *u, const struct frame *f, struct err *e)
+{
+	struct source *s = u->s;
+	struct order_run run;
+	int rc;
+
+	atomic_fetch_add_explicit(&s->requests, 1, memory_order_relaxed);
+	order_request(&s->order, f->region, f->first_pg, f->npages, &run);
+	atomic_fetch_add_explicit(&s->urgent_pages, (uint64_t)__builtin_popcountll(run.mask),
+				  memory_order_relaxed);
+	rc = source_send_run(s, &s->urgent, run, FRAME_REQUESTED, f->cookie, u->buf, e);
+	if (u->nwindows ==
+	    WINDOWS_MAX) { /* the oldest is least useful; the background will send it */
+		memmove(u->window, u->window + 1, sizeof(u->window) - sizeof(u->window[0]));
+		u->nwindows--;
+	}
+	u->window[u->nwindows++] =
+		(struct window){ { f->region, f->npages, f->first_pg }, UINT64_MAX };
+	return rc;
+}
+
+/* Every request that has arrived. */
+static int serve_requests(struct urgent *u, struct err *e)
+{
+	const uint8_t *payload;
+	struct frame f;
+	int rc;
+
+	while ((rc = channel_recv(&u->s->urgent, CHANNEL_DONTWAIT, 0, &f, &payload, e)) > 0) {
+		if (f.type != FRAME_REQUEST)
+			return err_set(
+				e, EPROTO,
+				"the destination breaks the order: %s on the urgent connection",
+				frame_type_name[f.type]);
+		rc = serve_request(u, &f, e);
+		if (rc < 0)
+			return rc;
+	}
+	return rc;
+}
+
+/* One piece of the newest window. */
+static int serve_window(struct urgent *u, struct err *e)
+{
+	struct window *w = &u->window[u->nwindows - 1];
+	struct order_run run;
+
+	if (!order_window(&u->s->order, w->asked.region, w->asked.first_pg, w->asked.npages,
+			  &w->next_pg, &run)) {
+		u->nwindows--;
+		return 0;
+	}
+	atomic_fetch_add_explicit(&u->s->urgent_pages, (uint64_t)__builtin_popcountll(run.mask),
+				  memory_order_relaxed);
+	return source_send_run(u->s, &u->s->urgent, run, 0, 0, u->buf, e);
+}
+
+static int wait_for_requests(struct urgent *u, struct err *e)
+{
+	struct source *s = u->s;
+	struct pollfd p[3] = { { .fd = s->urgent.fd, .events = POLLIN },
+			       { .fd = s->failure.fd, .events = POLLIN },
+			       { .fd = u->finished ? -1 : s->finish_fd, .events = POLLIN } };
+
+	if (poll(p, 3, -1) < 0 && errno != EINTR)
+		return err_set(e, errno, "wait for requests: %s", strerror(errno));
+	if (p[1].revents)
+		return err_set(e, ECANCELED, "cancelled");
+	if (p[2].revents && !p[0].revents) {
+		u->finished = true;
+		return send_mark(s, &s->urgent, e);
+	}
+	return 0;
+}
+
+static int urgent_loop(struct urgent *u, struct err *e)
+{
+	int rc;
+
+	for (;;) {
+		rc = serve_requests(u, e);
+		if (rc < 0)
+			return rc;
+		rc = u->nwindows ? serve_window(u, e) : wait_for_requests(u, e);
+		if (rc < 0)
+			return rc;
+	}
+}
+
+void source_urgent_thread(struct source *s)
+{
+	struct urgent u = { .s = s };
+	struct err e = ERR_INIT;
+	size_t len;
+	int rc;
+
+	s->urgent.lookahead_bytes = URGENT_LOOKAHEAD_BYTES;
+	u.buf = source_alloc_run_buffer(s, &len);
+	rc = u.buf ? urgent_loop(&u, &e) : err_set(&e, ENOMEM, "no memory for a send buffer");
+	if (u.buf)
+		munmap(u.buf, len);
+	/* After END the destination closes first: that is no failure. */
+	if (rc < 0 && rc != -ECANCELED && !atomic_load(&s->t_end_ns))
+		failure_set(&s->failure, &e);
+}
+
+/* Sends what is left. With -n there is nothing to do but to wait until all has been asked for. */
+static int bulk_loop(struct source *s, struct channel *c, uint8_t *buf, struct err *e)
+{
+	struct order_run run;
+	int rc;
+
+	rc = fd_wait(s->serve_fd, POLLIN, s->failure.fd, -1);
+	if (rc < 0)
+		return err_set(e, -rc, "cancelled");
+	while (s->order.options.no_background && atomic_load(&s->order.left_pages)) {
+		rc = fd_wait(s->failure.fd, POLLIN, -1, 20);
+		if (rc != -ETIMEDOUT)
+			return err_set(e, ECANCELED, "cancelled");
+	}
+	while (order_background(&s->order, &run)) {
+		rc = source_send_run(s, c, run, 0, 0, buf, e);
+		if (rc < 0)
+			return rc;
+	}
+	return send_mark(s, c, e);
+}
+
+void source_bulk_thread(struct source *s, unsigned int index)
+{
+	struct err e = ERR_INIT;
+	size_t len;
+	uint8_t *buf = source_alloc_run_buffer(s, &len);
+	int rc = buf ? bulk_loop(s, &s->bulk[index], buf, &e)
+		     : err_set(&e, ENOMEM, "no memory for a send buffer");
+
+	if (buf)
+		munmap(buf, len);
+	if (rc < 0 && rc != -ECANCELED)
+		failure_set(&s->failure, &e);
+}
+
+void source_stop_threads(struct source *s)
+{
+	struct err e = ERR_INIT;
+
+	err_set(&e, ECANCELED, "the migration has ended");
+	failure_set(&s->failure, &e);
+	channel_shutdown(&s->urgent);
+	for (unsigned int i = 0; i < s->config.nbulk; i++)
+		channel_shutdown(&s->bulk[i]);
+}

@@ -1,0 +1,498 @@
+/* SPDX-License-Identifier: MIT */
+#include "migrate/source.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <sys/random.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "net/sock.h"
+#include "util/clock.h"
+#include "util/fd.h"
+#include "util/util.h"
+
+enum {
+	CONNECT_TIMEOUT_MS = 10000,
+	ANSWER_TIMEOUT_MS = 10000,
+	LOAD_TIMEOUT_MS = 60000,
+	CONTROL_PAYLOAD_BYTES = 128 * 1024,
+	DEVICE_PIECE_BYTES = 256 * 1024,
+	BULK_UNSENT_BYTES = 256 * 1024,
+};
+
+int source_init(struct source *s, const struct source_config *config, struct err *e)
+{
+	size_t len;
+	int rc;
+
+	memset(s, 0, sizeof(*s));
+	s->config = *config;
+	s->control.fd = s->urgent.fd = -1;
+	for (unsigned int i = 0; i < WIRE_BULK_MAX; i++)
+		s->bulk[i].fd = -1;
+	for (unsigned int i = 0; i < config->nregions; i++) {
+		s->npages[i] = config->region[i].npages;
+		s->page_bytes[i] = config->region[i].page_bytes;
+	}
+	s->serve_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	s->finish_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	s->progress_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	rc = failure_init(&s->failure);
+	if (rc < 0 || s->serve_fd < 0 || s->finish_fd < 0 || s->progress_fd < 0)
+		return err_set(e, EMFILE, "make event fds: %s", strerror(EMFILE));
+	rc = order_init(&s->order, config->nregions, s->npages, &config->order);
+	s->control_buf = source_alloc_run_buffer(s, &len);
+	if (rc < 0 || !s->control_buf || getrandom(s->session, sizeof(s->session), 0) < 0)
+		return err_set(e, ENOMEM, "no memory to keep track of the pages");
+	atomic_store(&s->t_start_ns, clock_ns());
+	return 0;
+}
+
+void source_fini(struct source *s)
+{
+	channel_fini(&s->control);
+	channel_fini(&s->urgent);
+	for (unsigned int i = 0; i < WIRE_BULK_MAX; i++)
+		channel_fini(&s->bulk[i]);
+	order_fini(&s->order);
+	fd_close(&s->serve_fd);
+	fd_close(&s->finish_fd);
+	fd_close(&s->progress_fd);
+	failure_fini(&s->failure);
+}
+
+/* The next thing the destination says on control; a refusal is an error. */
+static int hear(struct source *s, int timeout_ms, struct frame *f, const uint8_t **payload,
+		struct err *e)
+{
+	int rc = channel_recv(&s->control, CHANNEL_WAIT, timeout_ms, f, payload, e);
+
+	if (rc < 0)
+		return rc;
+	if (f->type == FRAME_REFUSED)
+		return err_set(e, ECONNREFUSED, "the destination refuses: %.*s", (int)f->len_bytes,
+			       (const char *)*payload);
+	if (f->type == FRAME_FAILED)
+		return err_set(e, EREMOTEIO, "at the destination: %.*s", (int)f->len_bytes,
+			       (const char *)*payload);
+	return 0;
+}
+
+static int out_of_order(const struct frame *f, const char *wanted, struct err *e)
+{
+	return err_set(e, EPROTO, "the destination breaks the order: %s where %s belongs",
+		       frame_type_name[f->type], wanted);
+}
+
+/* The answer that belongs here, or why not. */
+static int expect(struct source *s, enum frame_type type, int timeout_ms, struct frame *f,
+		  const uint8_t **payload, struct err *e)
+{
+	int rc = hear(s, timeout_ms, f, payload, e);
+
+	return rc || f->type == type ? rc : out_of_order(f, frame_type_name[type], e);
+}
+
+static int tell(struct source *s, enum frame_type type, uint16_t flags, const void *payload,
+		uint32_t len_bytes, struct err *e)
+{
+	struct frame f = {
+		.type = type, .flags = flags, .epoch = s->epoch, .len_bytes = len_bytes
+	};
+
+	return channel_send(&s->control, &f, payload, e);
+}
+
+/* One connection: HELLO and its answer. */
+static int join(struct source *s, struct channel *c, uint32_t payload_max_bytes, struct hello *h,
+		struct err *e)
+{
+	struct frame f = { .type = FRAME_HELLO, .len_bytes = HELLO_BYTES };
+	uint8_t buf[HELLO_BYTES];
+	const uint8_t *payload;
+	int fd, rc;
+
+	rc = sock_connect(&s->config.peer, CONNECT_TIMEOUT_MS, s->failure.fd, &fd, e);
+	if (rc < 0)
+		return rc;
+	rc = channel_init(c, fd, s->failure.fd, payload_max_bytes, e);
+	if (rc < 0)
+		return rc;
+	c->shape = (struct frame_shape){ s->config.nregions, s->npages, s->page_bytes };
+	hello_put(buf, h);
+	rc = channel_send(c, &f, buf, e);
+	if (rc < 0)
+		return rc;
+	rc = channel_recv(c, CHANNEL_WAIT, ANSWER_TIMEOUT_MS, &f, &payload, e);
+	if (rc < 0)
+		return rc;
+	if (f.type == FRAME_REFUSED)
+		return err_set(e, ECONNREFUSED, "the destination refuses: %.*s", (int)f.len_bytes,
+			       (const char *)payload);
+	if (f.type != FRAME_HELLO_OK)
+		return err_set(e, EPROTO,
+			       "the destination breaks the order: %s where HELLO_OK belongs",
+			       frame_type_name[f.type]);
+	return hello_get(h, payload, f.len_bytes, e);
+}
+
+int source_hello(struct source *s, struct err *e)
+{
+	struct hello h = { .role = ROLE_CONTROL, .nbulk = s->config.nbulk };
+	int rc;
+
+	memcpy(h.session, s->session, sizeof(h.session));
+	snprintf(h.name, sizeof(h.name), "%s", s->config.name);
+	rc = join(s, &s->control, CONTROL_PAYLOAD_BYTES, &h, e);
+	if (!rc) {
+		h.role = ROLE_URGENT; /* h has the token now */
+		rc = join(s, &s->urgent, HELLO_BYTES, &h, e);
+	}
+	for (unsigned int i = 0; !rc && i < s->config.nbulk; i++) {
+		h.role = ROLE_BULK;
+		h.index = i;
+		rc = join(s, &s->bulk[i], HELLO_BYTES, &h, e);
+		if (!rc)
+			sock_limit_unsent(s->bulk[i].fd, BULK_UNSENT_BYTES);
+	}
+	return rc ? rc : s->config.hooks.start_threads(s->config.hooks.arg, e);
+}
+
+int source_advise(struct source *s, struct err *e)
+{
+	struct vmm_info *info = calloc(1, sizeof(*info));
+	struct advise *m = calloc(1, sizeof(*m));
+	uint8_t *buf = malloc(ADVISE_BYTES_MAX);
+	const uint8_t *payload;
+	struct frame f;
+	int rc = -ENOMEM;
+
+	if (!info || !m || !buf) {
+		err_set(e, ENOMEM, "no memory for ADVISE");
+		goto out;
+	}
+	rc = s->config.vmm->ops->query(s->config.vmm, info, e);
+	if (rc < 0)
+		goto out;
+	if (info->state == VMM_INMIGRATE) {
+		rc = err_set(e, EBUSY,
+			     "the VM waits for a machine itself: there is nothing to migrate");
+		goto out;
+	}
+	s->was_running = info->state == VMM_RUNNING;
+	m->nregions = s->config.nregions;
+	m->machine = info->machine;
+	m->machine_bytes = (uint32_t)strlen(info->machine);
+	for (unsigned int i = 0; i < m->nregions; i++) {
+		const struct source_region *r = &s->config.region[i];
+		struct stat st;
+
+		snprintf(m->region[i].name, sizeof(m->region[i].name), "%s", r->name);
+		m->region[i].size_bytes = r->npages * r->page_bytes;
+		m->region[i].page_bytes = r->page_bytes;
+		if (fstat(r->memfd, &st) == 0)
+			m->region[i].populated_bytes =
+				min_u64((uint64_t)st.st_blocks * 512, m->region[i].size_bytes);
+	}
+	rc = tell(s, FRAME_ADVISE, 0, buf, (uint32_t)advise_put(buf, m), e);
+	if (!rc)
+		rc = expect(s, FRAME_ADVISE_OK, ANSWER_TIMEOUT_MS, &f, &payload, e);
+out:
+	free(buf);
+	free(m);
+	free(info);
+	return rc;
+}
+
+int source_stop(struct source *s, struct err *e)
+{
+	int rc = s->config.hooks.record(s->config.hooks.arg, RECORD_STOPPING, e);
+
+	if (rc < 0)
+		return rc;
+	atomic_store(&s->t_stop_ns, clock_ns());
+	s->stopped = true; /* also if it fails half-way: the roll-back must make sure */
+	return s->config.vmm->ops->set_running(s->config.vmm, false, e);
+}
+
+/* Sends the extents of one region that hold data, and notes them as unsent. */
+static int send_extents(struct source *s, uint32_t region, uint8_t *buf, struct err *e)
+{
+	const struct source_region *r = &s->config.region[region];
+	off_t end = (off_t)(r->npages * r->page_bytes), from, to = 0;
+	struct frame f = { .type = FRAME_EXTENTS, .region = region, .epoch = s->epoch };
+	uint64_t done_pg = 0;
+	int rc = 0;
+
+	while (!rc && to < end && (from = lseek(r->memfd, to, SEEK_DATA)) >= 0) {
+		struct extent x;
+
+		to = lseek(r->memfd, from, SEEK_HOLE);
+		if (to < 0)
+			to = end;
+		x.first_pg = max_u64((uint64_t)from / r->page_bytes, done_pg);
+		done_pg = min_u64(((uint64_t)to + r->page_bytes - 1) / r->page_bytes, r->npages);
+		if (done_pg <= x.first_pg)
+			continue;
+		x.npages = done_pg - x.first_pg;
+		order_add(&s->order, region, x.first_pg, x.npages);
+		s->break_region = region;
+		s->break_pg = done_pg - 1;
+		extent_put(buf + f.len_bytes, &x);
+		f.len_bytes += EXTENT_BYTES;
+		if (f.len_bytes == EXTENTS_PER_FRAME * EXTENT_BYTES) {
+			rc = channel_send(&s->control, &f, buf, e);
+			f.len_bytes = 0;
+		}
+	}
+	if (!rc && f.len_bytes)
+		rc = channel_send(&s->control, &f, buf, e);
+	return rc;
+}
+
+/* Pages that the destination could not empty are overwritten before anything reads them. */
+static int send_stuck(struct source *s, uint32_t region, const uint8_t *list, uint32_t len_bytes,
+		      struct err *e)
+{
+	uint64_t end_pg = 0;
+	struct extent x;
+	int rc = 0;
+
+	for (uint32_t at = 0; !rc && at + EXTENT_BYTES <= len_bytes; at += EXTENT_BYTES) {
+		rc = extent_get(&x, list + at, s->npages[region], &end_pg, e);
+		for (uint64_t pg = x.first_pg; !rc && pg < x.first_pg + x.npages;
+		     pg += ORDER_RUN_PAGES) {
+			uint32_t n = (uint32_t)min_u64(x.first_pg + x.npages - pg, ORDER_RUN_PAGES);
+			struct order_run run;
+
+			order_request(&s->order, region, pg, n, &run);
+			rc = source_send_run(s, &s->control, run, 0, 0, s->control_buf, e);
+		}
+	}
+	return rc;
+}
+
+int source_discard(struct source *s, struct err *e)
+{
+	uint8_t *buf = malloc(EXTENTS_PER_FRAME * EXTENT_BYTES);
+	const uint8_t *payload;
+	struct frame f = { 0 };
+	int rc = 0;
+
+	if (!buf)
+		return err_set(e, ENOMEM, "no memory for a list of extents");
+	s->epoch++;
+	for (uint32_t i = 0; !rc && i < s->config.nregions; i++)
+		rc = send_extents(s, i, buf, e);
+	free(buf);
+	if (!rc)
+		rc = tell(s, FRAME_DISCARD, 0, NULL, 0, e);
+	/* One EXTENTS for each region with pages that are stuck, then DISCARD_OK. */
+	while (!rc && f.type != FRAME_DISCARD_OK) {
+		rc = hear(s, ANSWER_TIMEOUT_MS, &f, &payload, e);
+		if (!rc && f.type == FRAME_EXTENTS && f.region < s->config.nregions)
+			rc = send_stuck(s, f.region, payload, f.len_bytes, e);
+		else if (!rc && f.type != FRAME_DISCARD_OK)
+			rc = out_of_order(&f, "DISCARD_OK", e);
+	}
+	return rc;
+}
+
+static int send_device(struct source *s, int fd, struct err *e)
+{
+	uint8_t *piece = malloc(DEVICE_PIECE_BYTES);
+	off_t at = 0, size = lseek(fd, 0, SEEK_END);
+	int rc = 0;
+
+	if (!piece)
+		return err_set(e, ENOMEM, "no memory to send device state");
+	do {
+		ssize_t n = pread(fd, piece, DEVICE_PIECE_BYTES, at);
+
+		if (n < 0)
+			rc = err_set(e, errno, "read the device state back: %s", strerror(errno));
+		else
+			rc = tell(s, FRAME_DEVICE, at + n >= size ? FRAME_LAST : 0, piece,
+				  (uint32_t)n, e);
+		at += n;
+	} while (!rc && at < size);
+	free(piece);
+	return rc;
+}
+
+int source_device(struct source *s, struct err *e)
+{
+	autoclose int fd = memfd_create("umig-device-state", MFD_CLOEXEC);
+	const uint8_t *payload;
+	struct frame f;
+	int rc;
+
+	if (fd < 0)
+		return err_set(e, errno, "make a file for the device state: %s", strerror(errno));
+	rc = s->config.vmm->ops->save(s->config.vmm, fd, e);
+	if (!rc)
+		rc = send_device(s, fd, e);
+	if (!rc)
+		rc = expect(s, FRAME_DEVICE_OK, LOAD_TIMEOUT_MS, &f, &payload, e);
+	return rc;
+}
+
+int source_commit(struct source *s, struct err *e)
+{
+	const uint8_t *payload;
+	int open = FATE_OPEN, rc;
+	struct frame f;
+
+	if (!atomic_compare_exchange_strong(&s->fate, &open, FATE_COMMITTED))
+		return err_set(e, ECANCELED, "cancelled");
+	rc = s->config.hooks.record(s->config.hooks.arg, RECORD_COMMITTED, e);
+	if (rc < 0) {
+		atomic_store(&s->fate, FATE_OPEN);
+		return rc;
+	}
+	rc = tell(s, FRAME_RUN, s->was_running ? FRAME_CONT : 0, NULL, 0, e);
+	if (rc < 0)
+		return rc;
+	rc = hear(s, -1, &f, &payload, e);
+	if (rc == -ECONNREFUSED) /* said only when its VMM can never run: ours may */
+		atomic_store(&s->fate, FATE_OPEN);
+	if (rc < 0)
+		return rc;
+	if (f.type != FRAME_RAN)
+		return out_of_order(&f, "RAN", e);
+	atomic_store(&s->t_run_ns, clock_ns());
+	return 0;
+}
+
+/* Waits until n marks have been sent, while the destination may complain. */
+static int wait_marks(struct source *s, unsigned int n, struct err *e)
+{
+	struct pollfd p[3] = { { .fd = s->progress_fd, .events = POLLIN },
+			       { .fd = s->failure.fd, .events = POLLIN },
+			       { .fd = s->control.fd, .events = POLLIN } };
+
+	while (atomic_load(&s->marks_sent) < n) {
+		const uint8_t *payload;
+		struct frame f;
+		uint64_t count;
+
+		if (poll(p, 3, -1) < 0 && errno != EINTR)
+			return err_set(e, errno, "wait for the pages to be sent: %s",
+				       strerror(errno));
+		if (p[1].revents)
+			return err_set(e, ECANCELED, "cancelled");
+		if (p[2].revents) {
+			int rc = hear(s, ANSWER_TIMEOUT_MS, &f, &payload, e);
+
+			return rc < 0 ? rc : out_of_order(&f, "silence", e);
+		}
+		if (p[0].revents && read(s->progress_fd, &count, sizeof(count)) < 0)
+			continue;
+	}
+	return 0;
+}
+
+static void signal_fd(int fd)
+{
+	uint64_t one = 1;
+
+	if (write(fd, &one, sizeof(one)) < 0)
+		return; /* readable already */
+}
+
+int source_postcopy(struct source *s, struct err *e)
+{
+	int rc;
+
+	signal_fd(s->serve_fd);
+	rc = wait_marks(s, s->config.nbulk, e);
+	if (rc < 0)
+		return rc;
+	signal_fd(s->finish_fd);
+	return wait_marks(s, s->config.nbulk + 1, e);
+}
+
+int source_end(struct source *s, struct err *e)
+{
+	struct ending m = { atomic_load(&s->page_sum), atomic_load(&s->sent_pages),
+			    atomic_load(&s->zero_pages) };
+	uint8_t buf[ENDING_BYTES];
+	const uint8_t *payload;
+	struct err ignored;
+	struct frame f;
+	int rc;
+
+	ending_put(buf, &m);
+	rc = tell(s, FRAME_END, 0, buf, sizeof(buf), e);
+	if (!rc)
+		rc = expect(s, FRAME_END_OK, -1, &f, &payload, e);
+	if (rc < 0)
+		return rc;
+	snprintf(s->figures, sizeof(s->figures), "%.*s", (int)f.len_bytes, (const char *)payload);
+	atomic_store(&s->t_end_ns, clock_ns());
+	rc = s->config.hooks.record(s->config.hooks.arg, RECORD_COMPLETED, e);
+	/* It may be gone already, and what it held is not needed any more. */
+	s->config.vmm->ops->quit(s->config.vmm, &ignored);
+	return rc;
+}
+
+/* Before the commit: the VM goes on here, as if nothing had been. */
+static void roll_back(struct source *s, struct err *e)
+{
+	const struct vmm_ops *ops = s->config.vmm->ops;
+	struct err why = ERR_INIT, ignored;
+	struct frame f = { .type = FRAME_CANCEL };
+
+	if (s->control.fd >= 0) {
+		f.len_bytes = (uint32_t)strlen(e->msg);
+		channel_send(&s->control, &f, e->msg, &ignored);
+	}
+	s->config.vmm->abort_fd = -1; /* a cancelled migration must still be able to undo itself */
+	if (s->stopped && s->was_running && ops->set_running(s->config.vmm, true, &why) < 0) {
+		char was[sizeof(e->msg)];
+
+		s->left_stopped = true;
+		memcpy(was, e->msg, sizeof(was));
+		err_set(e, EIO,
+			"THE VM IS STOPPED and could not be continued here (%s), after: %.180s",
+			why.msg, was);
+	}
+	s->config.hooks.record(s->config.hooks.arg, RECORD_ROLLED_BACK, &ignored);
+}
+
+int source_cancel(struct source *s)
+{
+	struct err e = ERR_INIT;
+	int open = FATE_OPEN;
+
+	if (!atomic_compare_exchange_strong(&s->fate, &open, FATE_CANCELLED))
+		return open == FATE_COMMITTED ? -EBUSY : 0;
+	err_set(&e, ECANCELED, "cancelled");
+	failure_set(&s->failure, &e);
+	return 0;
+}
+
+int source_run(struct source *s, struct err *e)
+{
+	int rc = 0;
+
+	for (unsigned int i = 0; i < STAGE_N && !rc; i++) {
+		atomic_store(&s->stage, i);
+		if (stages[i].source)
+			rc = stages[i].source(s, e);
+	}
+	if (rc < 0) {
+		/* A thread that failed knows better than the wait that it ended. */
+		failure_get(&s->failure, e);
+		if (atomic_load(&s->fate) != FATE_COMMITTED)
+			roll_back(s, e);
+	}
+	source_stop_threads(s);
+	return rc < 0 ? -e->num : 0;
+}

@@ -1,0 +1,106 @@
+/* SPDX-License-Identifier: MIT */
+/* The source end of a migration. source.c: the stages; send.c: pages on their way out. */
+#ifndef UMIG_MIGRATE_SOURCE_H
+#define UMIG_MIGRATE_SOURCE_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "migrate/order.h"
+#include "migrate/stages.h"
+#include "net/channel.h"
+#include "net/uri.h"
+#include "util/err.h"
+#include "util/failure.h"
+#include "vmm/vmm.h"
+#include "wire/message.h"
+
+/* Breaks a migration on purpose: the proof that a broken one is noticed. */
+enum source_break { BREAK_NOTHING, BREAK_PAGE, BREAK_BIT };
+
+struct source_region {
+	char name[WIRE_NAME_BYTES];
+	uint64_t npages;
+	uint32_t page_bytes;
+	int memfd; /* owner: the process */
+};
+
+struct source_config {
+	const char *name; /* of the VM */
+	struct uri peer;
+	unsigned int nregions;
+	struct source_region region[WIRE_REGIONS_MAX];
+	struct vmm *vmm;
+	struct order_options order;
+	unsigned int nbulk;
+	enum source_break break_what;
+	struct migrate_hooks hooks;
+};
+
+/* OPEN -> CANCELLED: source_cancel(). OPEN -> COMMITTED: just before RUN; back only if the
+ * destination REFUSED. Never both: whoever swaps first. */
+enum source_fate { FATE_OPEN, FATE_CANCELLED, FATE_COMMITTED };
+
+struct source {
+	struct source_config config;
+	struct failure failure; /* of any thread */
+	_Atomic unsigned int stage;
+	_Atomic int fate; /* enum source_fate */
+	bool was_running;
+	bool stopped;
+	bool left_stopped; /* the roll-back failed: an operator must look */
+	uint8_t session[WIRE_SESSION_BYTES];
+	uint32_t epoch;
+	struct channel control, urgent, bulk[WIRE_BULK_MAX];
+	uint64_t npages[WIRE_REGIONS_MAX]; /* the shape, for frame_get() */
+	uint32_t page_bytes[WIRE_REGIONS_MAX];
+	struct order order;
+	uint8_t *control_buf; /* one run of pages; main thread */
+	int serve_fd;	      /* eventfd: pages may be sent (background) */
+	int finish_fd;	      /* eventfd: the urgent thread sends its mark */
+	int progress_fd;      /* eventfd: a mark was sent */
+	_Atomic unsigned int marks_sent;
+	_Atomic uint64_t page_sum, sent_pages, zero_pages, urgent_pages, requests;
+	uint32_t break_region;
+	uint64_t break_pg;
+	_Atomic bool break_done;
+	_Atomic uint64_t t_start_ns, t_stop_ns, t_run_ns, t_end_ns;
+	char figures[2048]; /* JSON: what the destination counted; valid after END */
+};
+
+/* config is copied; what it points to must outlive the source. */
+int source_init(struct source *s, const struct source_config *config, struct err *e);
+void source_fini(struct source *s);
+
+/* All stages. On failure before the commit the VM runs again (if it ran before) when this returns.
+ */
+int source_run(struct source *s, struct err *e);
+
+/* Ends the migration if the VM has not been given away: -EBUSY if it has. Any thread. */
+int source_cancel(struct source *s);
+
+/* Bodies of the threads that hooks.start_threads makes; they return when the source has ended or
+ * failed. */
+void source_urgent_thread(struct source *s);
+void source_bulk_thread(struct source *s, unsigned int index);
+
+/* Ends the threads' waits: before they are joined. */
+void source_stop_threads(struct source *s);
+
+/* send.c: sends the pages of a run; buf holds REGION_RUN bytes. */
+int source_send_run(struct source *s, struct channel *c, struct order_run run, uint16_t flags,
+		    uint64_t cookie, uint8_t *buf, struct err *e);
+uint8_t *source_alloc_run_buffer(const struct source *s, size_t *ret_len_bytes);
+
+/* Stage functions, for the table. */
+int source_hello(struct source *s, struct err *e);
+int source_advise(struct source *s, struct err *e);
+int source_stop(struct source *s, struct err *e);
+int source_discard(struct source *s, struct err *e);
+int source_device(struct source *s, struct err *e);
+int source_commit(struct source *s, struct err *e);
+int source_postcopy(struct source *s, struct err *e);
+int source_end(struct source *s, struct err *e);
+
+#endif

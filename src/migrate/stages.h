@@ -1,0 +1,55 @@
+/* SPDX-License-Identifier: MIT */
+/* A migration is a table of stages that both ends loop over. A new protocol version is a new table.
+ */
+#ifndef UMIG_MIGRATE_STAGES_H
+#define UMIG_MIGRATE_STAGES_H
+
+#include "util/err.h"
+
+struct source;
+struct dest;
+
+enum stage_id {
+	STAGE_HELLO,
+	STAGE_ADVISE,
+	STAGE_PRECOPY, /* no functions yet: hybrid migration fills the place */
+	STAGE_STOP,
+	STAGE_DISCARD,
+	STAGE_DEVICE,
+	STAGE_RUN,
+	STAGE_POSTCOPY,
+	STAGE_END,
+	STAGE_N
+};
+
+struct stage {
+	const char *name;
+	const char *status; /* in query-migrate: QEMU's words where it has one */
+	int (*source)(struct source *s, struct err *e);
+	int (*dest)(struct dest *d, struct err *e);
+};
+
+extern const struct stage stages[STAGE_N];
+
+/* What must be on file before the migration goes on. The commit rule is in docs/design.md. */
+enum migrate_record {
+	RECORD_STOPPING,    /* source: about to stop the VM */
+	RECORD_ROLLED_BACK, /* source: it is what it was before */
+	RECORD_COMMITTED,   /* source: from here on only the destination may run it */
+	RECORD_RUNNING,	    /* destination: about to run it */
+	RECORD_COMPLETED,   /* either: every page is accounted for */
+};
+
+/* What the program around a migration does for it. */
+struct migrate_hooks {
+	/* Starts the threads of this end (source: urgent and bulk; destination: bulk). After HELLO.
+	 */
+	int (*start_threads)(void *arg, struct err *e);
+	/* Returns when it is on file. */
+	int (*record)(void *arg, enum migrate_record what, struct err *e);
+	/* Something an engineer wants in the log. */
+	void (*note)(void *arg, const char *text);
+	void *arg;
+};
+
+#endif

@@ -1,0 +1,28 @@
+/* SPDX-License-Identifier: MIT */
+/* The processes of a move. One executable: each is started as a hidden verb of umig.
+ *
+ *   umig-keeper   one a VM while it moves; keeper.c. Single-threaded
+ *   umig-source   its worker at the source; source.c
+ *   umig-pager    its worker at the destination; pager.c
+ *
+ * Threads: umig-source has main (keeper link), session (stages), urgent, bulk 0..n-1;
+ *          umig-pager has main (keeper link), session (stages, VMM), fault, bulk 0..n-1.
+ */
+#ifndef UMIG_SERVE_SERVE_H
+#define UMIG_SERVE_SERVE_H
+
+#include <jansson.h>
+
+#include "util/err.h"
+
+/* Starts a keeper for VM name and waits until it says that it is ready, or why not. config is
+ * described at keeper_main(); its fds (listen, or -1) are inherited. Called by the verbs run in the
+ * foreground. */
+int keeper_start(const char *name, json_t *config, int listen_fd, struct err *e);
+
+/* Hidden verbs; argv: NAME CONFIG. Return the exit status. */
+int keeper_main(int argc, char **argv);
+int source_main(int argc, char **argv);
+int pager_main(int argc, char **argv);
+
+#endif

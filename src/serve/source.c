@@ -1,0 +1,215 @@
+/* SPDX-License-Identifier: MIT */
+/* umig-source: the worker of an outgoing VM. Threads: see serve.h. */
+#include "migrate/source.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "serve/serve.h"
+#include "serve/worker.h"
+#include "util/clock.h"
+#include "util/log.h"
+#include "util/util.h"
+
+struct outgoing {
+	struct worker worker;
+	struct source source;
+	pthread_t session, urgent, bulk[WIRE_BULK_MAX];
+	unsigned int nthreads; /* urgent first, then bulk */
+	struct bulk_arg {
+		struct source *source;
+		unsigned int index;
+	} bulk_arg[WIRE_BULK_MAX];
+};
+
+static void *urgent_body(void *arg)
+{
+	source_urgent_thread(arg);
+	return NULL;
+}
+
+static void *bulk_body(void *arg)
+{
+	const struct bulk_arg *b = arg;
+
+	source_bulk_thread(b->source, b->index);
+	return NULL;
+}
+
+static int start_threads(void *arg, struct err *e)
+{
+	struct outgoing *o = arg;
+	int rc = worker_thread(&o->urgent, "urgent", urgent_body, &o->source, e);
+
+	o->nthreads += !rc;
+	for (unsigned int i = 0; !rc && i < o->source.config.nbulk; i++) {
+		o->bulk_arg[i] = (struct bulk_arg){ &o->source, i };
+		rc = worker_thread(&o->bulk[i], "bulk", bulk_body, &o->bulk_arg[i], e);
+		o->nthreads += !rc;
+	}
+	return rc;
+}
+
+static void join_threads(struct outgoing *o)
+{
+	if (o->nthreads)
+		pthread_join(o->urgent, NULL);
+	for (unsigned int i = 0; i + 1 < o->nthreads; i++)
+		pthread_join(o->bulk[i], NULL);
+}
+
+static int record(void *arg, enum migrate_record what, struct err *e)
+{
+	static const char *const name[] = { [RECORD_STOPPING] = "stopping",
+					    [RECORD_ROLLED_BACK] = "rolled-back",
+					    [RECORD_COMMITTED] = "committed",
+					    [RECORD_RUNNING] = "running",
+					    [RECORD_COMPLETED] = "completed" };
+	struct outgoing *o = arg;
+
+	return worker_record(&o->worker, name[what],
+			     json_pack("{s:b}", "was-running", o->source.was_running), e);
+}
+
+static void note(void *arg, const char *text)
+{
+	(void)arg;
+	log_line("%s", text);
+}
+
+static void *session_body(void *arg)
+{
+	struct outgoing *o = arg;
+	struct err e = ERR_INIT;
+	const char *end = "completed";
+	int rc = worker_open_vmm(&o->worker, o->source.failure.fd, &e);
+
+	if (!rc)
+		rc = source_run(&o->source, &e);
+	join_threads(o);
+	if (rc < 0) {
+		log_line("%s", e.msg);
+		if (atomic_load(&o->source.fate) == FATE_COMMITTED)
+			end = "postcopy-paused";
+		else
+			end = atomic_load(&o->source.fate) == FATE_CANCELLED ? "cancelled"
+									     : "failed";
+	}
+	worker_end(&o->worker, end, rc < 0 ? &e : NULL);
+	return NULL;
+}
+
+static json_t *ram_status(const struct source *s)
+{
+	uint64_t unit = s->page_bytes[0], total = 0, sent = atomic_load(&s->sent_pages);
+	uint64_t data = atomic_load(&s->order.data_pages), out;
+
+	for (unsigned int i = 0; i < s->config.nregions; i++)
+		total += s->npages[i] * s->page_bytes[i];
+	out = atomic_load(&s->urgent.bytes_out) + atomic_load(&s->control.bytes_out);
+	for (unsigned int i = 0; i < s->config.nbulk; i++)
+		out += atomic_load(&s->bulk[i].bytes_out);
+	/* QEMU's names; "duplicate" are pages of zeros there as well. */
+	return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "total",
+			 (json_int_t)total, "transferred", (json_int_t)out, "remaining",
+			 (json_int_t)(atomic_load(&s->order.left_pages) * unit), "normal",
+			 (json_int_t)sent, "duplicate", (json_int_t)atomic_load(&s->zero_pages),
+			 "postcopy-requests", (json_int_t)atomic_load(&s->requests), "page-size",
+			 (json_int_t)unit, "populated", (json_int_t)(data * unit), "urgent-pages",
+			 (json_int_t)atomic_load(&s->urgent_pages));
+}
+
+static json_t *status(struct worker *w)
+{
+	const struct source *s = &((struct outgoing *)w->arg)->source;
+	uint64_t now_ns = clock_ns(), end_ns = atomic_load(&s->t_end_ns);
+	unsigned int stage = atomic_load(&s->stage);
+	json_t *o = json_pack("{s:s, s:s, s:f, s:f, s:o}", "status", stages[stage].status, "stage",
+			      stages[stage].name, "total-time",
+			      worker_ms(atomic_load(&s->t_start_ns), end_ns ? end_ns : now_ns),
+			      "downtime",
+			      worker_ms(atomic_load(&s->t_stop_ns), atomic_load(&s->t_run_ns)),
+			      "ram", ram_status(s));
+
+	if (!atomic_load(&w->done))
+		return o;
+	/* What the session wrote before it was done. */
+	if (s->figures[0])
+		json_object_set_new(o, "destination", json_loads(s->figures, 0, NULL));
+	if (s->left_stopped)
+		json_object_set_new(o, "left-stopped", json_true());
+	return o;
+}
+
+static int cancel(struct worker *w)
+{
+	return source_cancel(&((struct outgoing *)w->arg)->source);
+}
+
+static int read_config(const struct worker *w, struct source_config *c, struct err *e)
+{
+	const json_t *regions = config_array(w->config, "regions");
+	const char *break_what = config_text(w->config, "break");
+
+	*c = (struct source_config){ .name = w->name,
+				     .nbulk = (unsigned int)config_int(w->config, "bulk", 1) };
+	c->order = (struct order_options){
+		.no_background = config_bool(w->config, "no-background"),
+		.move_background = config_bool(w->config, "move-background"),
+		.fixed_window = config_int(w->config, "forward", -1) >= 0,
+		.forward_pages = (uint32_t)config_int(w->config, "forward", 0),
+		.backward_pages = (uint32_t)config_int(w->config, "backward", 0),
+	};
+	c->break_what = !strcmp(break_what, "page")  ? BREAK_PAGE
+			: !strcmp(break_what, "bit") ? BREAK_BIT
+						     : BREAK_NOTHING;
+	c->nregions = (unsigned int)json_array_size(regions);
+	if (!c->nregions || c->nregions > WIRE_REGIONS_MAX || !c->nbulk || c->nbulk > WIRE_BULK_MAX)
+		return err_set(e, EINVAL,
+			       "its configuration has %u regions and %u bulk connections",
+			       c->nregions, c->nbulk);
+	for (unsigned int i = 0; i < c->nregions; i++) {
+		const json_t *r = json_array_get(regions, i);
+
+		c->region[i] =
+			(struct source_region){ .npages = (uint64_t)config_int(r, "npages", 0),
+						.page_bytes =
+							(uint32_t)config_int(r, "page-bytes", 0),
+						.memfd = (int)config_int(r, "memfd", -1) };
+		snprintf(c->region[i].name, sizeof(c->region[i].name), "%s",
+			 config_text(r, "name"));
+	}
+	return uri_parse(&c->peer, config_text(w->config, "uri"), e);
+}
+
+int source_main(int argc, char **argv)
+{
+	struct outgoing *o = calloc(1, sizeof(*o));
+	struct source_config config;
+	struct err e = ERR_INIT;
+	int rc;
+
+	if (!o)
+		return 1;
+	rc = worker_init(&o->worker, "source", argc, argv, &e);
+	if (!rc)
+		rc = read_config(&o->worker, &config, &e);
+	if (!rc) {
+		config.vmm = &o->worker.vmm;
+		config.hooks = (struct migrate_hooks){ start_threads, record, note, o };
+		rc = source_init(&o->source, &config, &e);
+	}
+	o->worker.status = status;
+	o->worker.cancel = cancel;
+	o->worker.arg = o;
+	if (!rc)
+		rc = worker_thread(&o->session, "session", session_body, o, &e);
+	if (rc < 0) {
+		log_line("%s", e.msg);
+		return 1;
+	}
+	worker_loop(&o->worker);
+	pthread_join(o->session, NULL);
+	return o->worker.failed;
+}

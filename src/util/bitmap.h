@@ -1,0 +1,37 @@
+/* SPDX-License-Identifier: MIT */
+/* A large, mostly empty bitmap: words plus one summary bit for 64 words, so that finding the next
+ * set bit costs what is set and not what is large. Memory is reserved, and used where a bit was
+ * set. One writer for set/clear of a bit; bitmap_take_run() may race with itself.
+ */
+#ifndef UMIG_UTIL_BITMAP_H
+#define UMIG_UTIL_BITMAP_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#define BITMAP_NONE UINT64_MAX
+
+struct bitmap {
+	_Atomic uint64_t *word;
+	_Atomic uint64_t *summary; /* a bit is set if its word may be non-zero; never cleared */
+	uint64_t nbits;
+};
+
+/* Returns 0 or -ENOMEM. */
+int bitmap_init(struct bitmap *b, uint64_t nbits);
+void bitmap_fini(struct bitmap *b);
+
+void bitmap_set_range(struct bitmap *b, uint64_t first, uint64_t nbits);
+bool bitmap_test(const struct bitmap *b, uint64_t bit);
+
+/* The first set bit at or behind from, or BITMAP_NONE. */
+uint64_t bitmap_next(const struct bitmap *b, uint64_t from);
+
+/* Clears the bits of mask that lie at first (mask bit 0) .. first+63 and returns those that this
+ * call cleared: each set bit goes to exactly one caller. Any thread. */
+uint64_t bitmap_take(struct bitmap *b, uint64_t first, uint64_t mask);
+
+uint64_t bitmap_count(const struct bitmap *b);
+
+#endif

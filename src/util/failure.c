@@ -1,0 +1,45 @@
+/* SPDX-License-Identifier: MIT */
+#include "util/failure.h"
+
+#include <stdint.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include "util/fd.h"
+
+int failure_init(struct failure *f)
+{
+	*f = (struct failure){ .fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK) };
+	pthread_mutex_init(&f->lock, NULL);
+	return f->fd < 0 ? -errno : 0;
+}
+
+void failure_fini(struct failure *f)
+{
+	fd_close(&f->fd);
+	pthread_mutex_destroy(&f->lock);
+}
+
+void failure_set(struct failure *f, const struct err *e)
+{
+	uint64_t one = 1;
+
+	pthread_mutex_lock(&f->lock);
+	if (!f->first.num)
+		f->first = *e;
+	pthread_mutex_unlock(&f->lock);
+	if (write(f->fd, &one, sizeof(one)) < 0)
+		return; /* it is readable already */
+}
+
+bool failure_get(struct failure *f, struct err *ret_e)
+{
+	bool failed;
+
+	pthread_mutex_lock(&f->lock);
+	failed = f->first.num;
+	if (failed && ret_e)
+		*ret_e = f->first;
+	pthread_mutex_unlock(&f->lock);
+	return failed;
+}

@@ -1,0 +1,135 @@
+/* SPDX-License-Identifier: MIT */
+/* The adapter for umig-fake, the VMM of the tests: threads that work on checked memory. It is
+ * driven through the same seam, with the same order of calls, as QEMU.
+ */
+#include <jansson.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "util/fd.h"
+#include "util/size.h"
+#include "util/util.h"
+#include "vmm/qmp.h"
+#include "vmm/vmm.h"
+
+enum { ANSWER_TIMEOUT_MS = 10000, STOP_TIMEOUT_MS = 30000 };
+
+static bool fake_knows(const char *program)
+{
+	return !strcmp(program, "umig-fake");
+}
+
+/* SIZE or SIZE:PAGESIZE */
+static int make_one(struct vmm_launch *l, const char *spec, struct err *e)
+{
+	uint64_t size_bytes, page_bytes = 4096;
+	char name[VMM_NAME_BYTES];
+	const char *rest;
+	int rc;
+
+	if (size_parse(spec, &size_bytes, &rest) < 0 || (*rest && *rest != ':') ||
+	    (*rest && size_parse(rest + 1, &page_bytes, NULL) < 0) || page_bytes < 4096 ||
+	    page_bytes > 2 * MIB || page_bytes & (page_bytes - 1) || !size_bytes ||
+	    size_bytes % page_bytes)
+		return err_set(e, EINVAL, "--mem %s: not SIZE or SIZE:PAGESIZE (pages of 4K or 2M)",
+			       spec);
+	if (l->nregions == VMM_REGIONS_MAX)
+		return err_set(e, E2BIG, "more than %d --mem", VMM_REGIONS_MAX);
+	snprintf(name, sizeof(name), "mem%u", l->nregions);
+	rc = vmm_make_memory(&l->region[l->nregions], name, size_bytes, (uint32_t)page_bytes,
+			     &l->memfd[l->nregions], e);
+	l->nregions += !rc;
+	return rc;
+}
+
+static int fake_launch(struct vmm_launch *l, struct err *e)
+{
+	size_t argc = 0, n = 0;
+	char **argv;
+	int rc = 0;
+
+	while (l->argv[argc])
+		argc++;
+	for (size_t i = 1; !rc && i + 1 < argc; i++)
+		if (!strcmp(l->argv[i], "--mem"))
+			rc = make_one(l, l->argv[i + 1], e);
+	if (!rc && !l->nregions)
+		rc = make_one(l, "64M", e);
+	if (rc < 0)
+		return rc;
+	argv = calloc(argc + 2 * l->nregions + 4, sizeof(*argv));
+	for (size_t i = 0; i < argc; i++)
+		argv[n++] = l->argv[i];
+	for (unsigned int i = 0; i < l->nregions; i++) {
+		argv[n++] = strdup("--ram-fd");
+		if (asprintf(&argv[n++], "%d", l->memfd[i]) < 0)
+			return err_set(e, ENOMEM, "no memory for a command line");
+	}
+	argv[n++] = strdup("--ctl");
+	argv[n++] = strdup(l->ctl_path);
+	if (l->incoming)
+		argv[n++] = strdup("--incoming");
+	l->argv = argv;
+	return 0;
+}
+
+static int fake_greet(struct vmm *v, struct err *e)
+{
+	return qmp_greeting(v, "FAKE", ANSWER_TIMEOUT_MS, e);
+}
+
+static int fake_query(struct vmm *v, struct vmm_info *ret_info, struct err *e)
+{
+	const char *status, *machine;
+	json_t *value;
+	int rc = qmp_execute(v, "query-status", NULL, -1, ANSWER_TIMEOUT_MS, &value, e);
+
+	if (rc < 0)
+		return rc;
+	rc = err_set(e, EPROTO, "query-status: an answer that cannot be");
+	status = json_string_value(json_object_get(value, "status"));
+	machine = json_string_value(json_object_get(value, "machine"));
+	for (int i = 0; status && machine && i < VMM_NSTATES; i++) {
+		if (strcmp(status, vmm_state_name[i]) != 0)
+			continue;
+		ret_info->state = i;
+		snprintf(ret_info->machine, sizeof(ret_info->machine), "%s", machine);
+		rc = 0;
+	}
+	json_decref(value);
+	return rc;
+}
+
+static int fake_set_running(struct vmm *v, bool run, struct err *e)
+{
+	return qmp_execute(v, run ? "cont" : "stop", NULL, -1, STOP_TIMEOUT_MS, NULL, e);
+}
+
+static int fake_save(struct vmm *v, int fd, struct err *e)
+{
+	return qmp_execute(v, "save", NULL, fd, STOP_TIMEOUT_MS, NULL, e);
+}
+
+static int fake_load(struct vmm *v, int fd, struct err *e)
+{
+	return qmp_execute(v, "load", NULL, fd, STOP_TIMEOUT_MS, NULL, e);
+}
+
+static int fake_quit(struct vmm *v, struct err *e)
+{
+	return qmp_execute(v, "quit", NULL, -1, ANSWER_TIMEOUT_MS, NULL, e);
+}
+
+const struct vmm_ops fake_vmm_ops = {
+	.name = "fake",
+	.discard_drops_content = true,
+	.knows = fake_knows,
+	.launch = fake_launch,
+	.greet = fake_greet,
+	.query = fake_query,
+	.set_running = fake_set_running,
+	.save = fake_save,
+	.load = fake_load,
+	.quit = fake_quit,
+};

@@ -1,0 +1,19 @@
+/* SPDX-License-Identifier: MIT */
+/* Commands in QMP's manner over a unix socket: a line of JSON each way, events in between. */
+#ifndef UMIG_VMM_QMP_H
+#define UMIG_VMM_QMP_H
+
+#include <jansson.h>
+
+#include "vmm/vmm.h"
+
+/* Executes a command and waits for its answer; events are passed over. arguments may be NULL (else
+ * its reference is taken), pass_fd -1 (else sent along, SCM_RIGHTS). *ret_value may be NULL; else
+ * the caller drops the reference. -EREMOTEIO: the VMM said no, in its own words. */
+int qmp_execute(struct vmm *v, const char *command, json_t *arguments, int pass_fd, int timeout_ms,
+		json_t **ret_value, struct err *e);
+
+/* Reads the greeting: an object with the member key. */
+int qmp_greeting(struct vmm *v, const char *key, int timeout_ms, struct err *e);
+
+#endif

@@ -1,0 +1,158 @@
+/* SPDX-License-Identifier: MIT */
+#include "vmm/vmm.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "util/fd.h"
+#include "util/util.h"
+
+#ifndef MFD_HUGE_SHIFT /* include/uapi/linux/memfd.h */
+#define MFD_HUGE_SHIFT 26
+#endif
+
+const char *const vmm_state_name[VMM_NSTATES] = {
+	[VMM_INMIGRATE] = "inmigrate",
+	[VMM_RUNNING] = "running",
+	[VMM_PAUSED] = "paused",
+};
+
+static const struct vmm_ops *const adapters[] = { &fake_vmm_ops };
+
+const struct vmm_ops *vmm_for_program(const char *program)
+{
+	const char *slash = strrchr(program, '/');
+
+	for (size_t i = 0; i < ARRAY_SIZE(adapters); i++)
+		if (adapters[i]->knows(slash ? slash + 1 : program))
+			return adapters[i];
+	return NULL;
+}
+
+const struct vmm_ops *vmm_by_name(const char *name)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(adapters); i++)
+		if (!strcmp(adapters[i]->name, name))
+			return adapters[i];
+	return NULL;
+}
+
+int vmm_open(struct vmm *v, const struct vmm_ops *ops, const char *ctl_path, int abort_fd,
+	     struct err *e)
+{
+	struct sockaddr_un a = { .sun_family = AF_UNIX };
+	int rc;
+
+	*v = (struct vmm){ .ops = ops, .abort_fd = abort_fd };
+	strncpy(a.sun_path, ctl_path, sizeof(a.sun_path) - 1);
+	v->sock = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	if (v->sock < 0 || connect(v->sock, (struct sockaddr *)&a, sizeof(a)) < 0) {
+		rc = err_set(e, errno, "connect to the VMM at %s: %s", ctl_path, strerror(errno));
+		vmm_close(v);
+		return rc;
+	}
+	rc = ops->greet(v, e);
+	if (rc < 0)
+		vmm_close(v);
+	return rc;
+}
+
+void vmm_close(struct vmm *v)
+{
+	fd_close(&v->sock);
+}
+
+int vmm_find_mapping(pid_t pid, const struct vmm_region *r, uint64_t *ret_va)
+{
+	char path[64], line[1024];
+	uint64_t va = 0, mapped = 0;
+	FILE *maps;
+
+	snprintf(path, sizeof(path), "/proc/%d/maps", (int)pid);
+	maps = fopen(path, "re");
+	if (!maps)
+		return -errno;
+	/* One region may be several neighbouring VMAs (mlock, madvise): they count as one. */
+	while (mapped < r->size_bytes && fgets(line, sizeof(line), maps)) {
+		uint64_t from, to, offset, ino;
+		unsigned int major, minor;
+		char perms[5];
+
+		if (sscanf(line, "%" SCNx64 "-%" SCNx64 " %4s %" SCNx64 " %x:%x %" SCNu64, &from,
+			   &to, perms, &offset, &major, &minor, &ino) != 7)
+			continue;
+		if (ino != r->ino || makedev(major, minor) != r->dev || perms[3] != 's')
+			continue;
+		if (offset == 0) {
+			va = from;
+			mapped = 0;
+		}
+		if (va && from == va + mapped && offset == mapped)
+			mapped += to - from;
+	}
+	fclose(maps);
+	if (mapped < r->size_bytes)
+		return -ENOENT;
+	*ret_va = va;
+	return 0;
+}
+
+int vmm_open_file(pid_t pid, const struct vmm_region *r)
+{
+	char path[320];
+	const struct dirent *d;
+	int fd = -ENOENT;
+	DIR *dir;
+
+	snprintf(path, sizeof(path), "/proc/%d/fd", (int)pid);
+	dir = opendir(path);
+	if (!dir)
+		return -errno;
+	while (fd == -ENOENT && (d = readdir(dir))) {
+		struct stat st;
+
+		snprintf(path, sizeof(path), "/proc/%d/fd/%s", (int)pid, d->d_name);
+		if (!stat(path, &st) && st.st_ino == r->ino && st.st_dev == r->dev) {
+			fd = open(path, O_RDWR | O_CLOEXEC);
+			if (fd < 0)
+				fd = -errno;
+		}
+	}
+	closedir(dir);
+	return fd;
+}
+
+int vmm_make_memory(struct vmm_region *r, const char *name, uint64_t size_bytes,
+		    uint32_t page_bytes, int *ret_memfd, struct err *e)
+{
+	unsigned int flags = MFD_ALLOW_SEALING;
+	struct fd_id id;
+	autoclose int fd = -1;
+
+	if (page_bytes > 4096)
+		flags |= MFD_HUGETLB | (unsigned int)__builtin_ctz(page_bytes) << MFD_HUGE_SHIFT;
+	fd = memfd_create(name, flags);
+	if (fd < 0)
+		return err_set(e, errno, "make guest memory of %u KiB pages: %s", page_bytes / 1024,
+			       strerror(errno));
+	if (ftruncate(fd, (off_t)size_bytes) < 0 ||
+	    fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0 ||
+	    fd_identify(fd, &id) < 0)
+		return err_set(e, errno, "size guest memory to %" PRIu64 " bytes: %s", size_bytes,
+			       strerror(errno));
+	*r = (struct vmm_region){
+		.size_bytes = size_bytes, .page_bytes = page_bytes, .dev = id.dev, .ino = id.ino
+	};
+	snprintf(r->name, sizeof(r->name), "%s", name);
+	*ret_memfd = fd_steal(&fd);
+	return 0;
+}

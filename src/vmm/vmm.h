@@ -1,0 +1,102 @@
+/* SPDX-License-Identifier: MIT */
+/* The seam to a virtual machine monitor: one of three places where umig has an ops struct.
+ *
+ * A VMM is an unmodified process whose guest memory lies in files that umig can map (memfds mostly)
+ * and that can be stopped, saved, loaded and continued over a control socket. Every call has a
+ * deadline; none is ever made on a thread that serves pages: while a page is missing a VMM may not
+ * answer at all.
+ */
+#ifndef UMIG_VMM_VMM_H
+#define UMIG_VMM_VMM_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "util/err.h"
+
+enum { VMM_REGIONS_MAX = 64, VMM_NAME_BYTES = 64, VMM_MACHINE_BYTES = 4096, VMM_PATH_BYTES = 108 };
+
+enum vmm_state {
+	VMM_INMIGRATE, /* waits for a machine to come in */
+	VMM_RUNNING,
+	VMM_PAUSED,
+	VMM_NSTATES
+};
+extern const char *const vmm_state_name[VMM_NSTATES];
+
+/* One RAM block as its launcher made it. */
+struct vmm_region {
+	char name[VMM_NAME_BYTES];
+	uint64_t size_bytes;
+	uint32_t page_bytes;
+	uint64_t dev, ino; /* of its file: finds its mappings and fds in the VMM */
+};
+
+/* A command line that is about to be executed. */
+struct vmm_launch {
+	char **argv;   /* the user's, then rewritten; both NULL-terminated. Owner: the launch */
+	bool incoming; /* it is to wait for a machine */
+	const char *ctl_path; /* where its control socket shall be */
+	unsigned int nregions;
+	struct vmm_region region[VMM_REGIONS_MAX];
+	int memfd[VMM_REGIONS_MAX]; /* to be inherited by the VMM */
+};
+
+struct vmm_info {
+	enum vmm_state state;
+	char machine[VMM_MACHINE_BYTES]; /* what both ends must have in common, in the adapter's
+					    words */
+};
+
+struct vmm {
+	const struct vmm_ops *ops;
+	int sock;
+	int abort_fd; /* readable: every wait ends with -ECANCELED; -1: none */
+};
+
+struct vmm_ops {
+	const char *name;	    /* as in vm.json */
+	bool discard_drops_content; /* what the guest gives up is punched before it is unmapped */
+
+	/* Is this program one of ours? By its name. */
+	bool (*knows)(const char *program);
+	/* Makes the memory and rewrites l->argv. */
+	int (*launch)(struct vmm_launch *l, struct err *e);
+	/* Once connected: greeting, capabilities. */
+	int (*greet)(struct vmm *v, struct err *e);
+	int (*query)(struct vmm *v, struct vmm_info *ret_info, struct err *e);
+	/* Returns when the VM has stopped for good (no I/O in flight), or runs. */
+	int (*set_running)(struct vmm *v, bool run, struct err *e);
+	/* Device state without RAM, to and from the file fd. The VM is stopped; load: in
+	 * VMM_INMIGRATE. */
+	int (*save)(struct vmm *v, int fd, struct err *e);
+	int (*load)(struct vmm *v, int fd, struct err *e);
+	/* Ends the VMM. Its process may take a moment to go. */
+	int (*quit)(struct vmm *v, struct err *e);
+};
+
+extern const struct vmm_ops fake_vmm_ops;
+
+/* The adapter for a program, or by the name in vm.json; NULL if there is none. */
+const struct vmm_ops *vmm_for_program(const char *program);
+const struct vmm_ops *vmm_by_name(const char *name);
+
+/* Connects to the control socket and greets. Returns 0 or -errno (-ENOENT, -ECONNREFUSED: not up
+ * yet). */
+int vmm_open(struct vmm *v, const struct vmm_ops *ops, const char *ctl_path, int abort_fd,
+	     struct err *e);
+void vmm_close(struct vmm *v);
+
+/* Where process pid maps the file: address of its first byte. -ENOENT: it does not (yet). */
+int vmm_find_mapping(pid_t pid, const struct vmm_region *r, uint64_t *ret_va);
+
+/* An fd of our own on a file that process pid has open. Returns the fd or -errno. */
+int vmm_open_file(pid_t pid, const struct vmm_region *r);
+
+/* Makes a memfd for a region, sealed against shrinking and growing; not CLOEXEC: the VMM inherits
+ * it. page_bytes 4096 or a huge page size. Sets r's size, page size and identity. */
+int vmm_make_memory(struct vmm_region *r, const char *name, uint64_t size_bytes,
+		    uint32_t page_bytes, int *ret_memfd, struct err *e);
+
+#endif
