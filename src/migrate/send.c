@@ -217,6 +217,9 @@ static int serve_requests(struct urgent *u, struct err *e)
 				e, EPROTO,
 				"the destination breaks the order: %s on the urgent connection",
 				frame_type_name[f.type]);
+		if (u->finished) /* everything was sent: what it waits for is on its way, and wakes
+				    it */
+			continue;
 		rc = serve_request(u, &f, e);
 		if (rc < 0)
 			return rc;
@@ -284,8 +287,7 @@ void source_urgent_thread(struct source *s)
 	rc = u.buf ? urgent_loop(&u, &e) : err_set(&e, ENOMEM, "no memory for a send buffer");
 	if (u.buf)
 		munmap(u.buf, len);
-	/* After END the destination closes first: that is no failure. */
-	if (rc < 0 && rc != -ECANCELED && !atomic_load(&s->t_end_ns))
+	if (rc < 0 && rc != -ECANCELED && !atomic_load(&s->ending))
 		failure_set(&s->failure, &e);
 }
 

@@ -428,6 +428,7 @@ int source_end(struct source *s, struct err *e)
 	struct frame f;
 	int rc;
 
+	atomic_store(&s->ending, true);
 	ending_put(buf, &m);
 	rc = tell(s, FRAME_END, 0, buf, sizeof(buf), e);
 	if (!rc)

@@ -46,7 +46,8 @@ struct source {
 	struct source_config config;
 	struct failure failure; /* of any thread */
 	_Atomic unsigned int stage;
-	_Atomic int fate; /* enum source_fate */
+	_Atomic int fate;    /* enum source_fate */
+	_Atomic bool ending; /* all is sent: the destination may close what it does not need */
 	bool was_running;
 	bool stopped;
 	bool left_stopped; /* the roll-back failed: an operator must look */

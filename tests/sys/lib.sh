@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: MIT
+# What the system tests share: two hosts that are two run directories, VMs in them, and what must be left behind:
+# nothing. Sourced by bash. UMIG, UMIG_FAKE: the programs.
+
+set -u -o pipefail
+: "${UMIG:=$PWD/umig}" "${UMIG_FAKE:=$PWD/tests/fake/umig-fake}"
+T=$(mktemp -d /tmp/umig-sys.XXXXXX)
+PIDS=()
+CLEAN=()
+export LC_ALL=C
+
+note() { echo "# $*"; }
+fail() {
+	echo "FAIL: $*" >&2
+	for log in "$T"/*/*/log "$T"/*.err; do
+		[ -s "$log" ] && { echo "--- ${log#"$T"/}"; tail -20 "$log"; } >&2
+	done
+	exit 1
+}
+skip() {
+	echo "SKIP: $*"
+	exit 77
+}
+
+clean_up() {
+	local status=$? pid i
+	for pid in "${PIDS[@]}"; do kill -9 "$pid" 2>/dev/null; done
+	for pid in $(keepers); do kill -9 "$pid" 2>/dev/null; done
+	exec 2>/dev/null
+	wait
+	for ((i = ${#CLEAN[@]} - 1; i >= 0; i--)); do eval "${CLEAN[i]}"; done
+	rm -rf "$T"
+	exit $status
+}
+trap clean_up EXIT
+trap 'exit 1' INT TERM HUP
+
+# Keepers and workers of this test: those that have our run directories in their environment.
+keepers() {
+	local p
+	for p in $(pgrep -r S,R,D,t,T -x umig-keeper) $(pgrep -x umig-pager) $(pgrep -x umig-source); do
+		tr '\0' '\n' 2>/dev/null <"/proc/$p/environ" | grep -q "^UMIG_RUN_DIR=$T/" && echo "$p"
+	done 2>/dev/null
+	true
+}
+
+on() { # HOST COMMAND...: as on that host
+	local host=$1
+	shift
+	UMIG_RUN_DIR=$T/$host "$@"
+}
+
+# wait_for SECONDS COMMAND...: until it succeeds
+wait_for() {
+	local until=$((SECONDS + $1))
+	shift
+	until "$@" >/dev/null 2>&1; do
+		[ $SECONDS -lt $until ] || return 1
+		sleep 0.01
+	done
+}
+
+has() { [ -s "$1" ]; }
+
+# Asks the VMM itself: ask HOST NAME COMMAND
+ask() {
+	printf '{"execute":"%s"}\n' "$3" | timeout 5 socat -t5 - "UNIX-CONNECT:$T/$1/$2/vmm.sock" 2>/dev/null | sed -n 2p
+}
+work() { ask "$1" "$2" query-work | jq -e ".return.\"$3\""; }
+state() { ask "$1" "$2" query-status | jq -er .return.status; }
+
+start() { # HOST NAME ARGS...: umig run
+	local host=$1 name=$2
+	shift 2
+	# Not through a function: $! must be the VMM.
+	UMIG_RUN_DIR=$T/$host "$UMIG" run "$name" -- "$UMIG_FAKE" "$@" >"$T/$host-$name.out" 2>"$T/$host-$name.err" 8>&- &
+	PIDS+=($!)
+	wait_for 10 state "$host" "$name" || fail "$name does not start on $host: $(cat "$T/$host-$name.err")"
+}
+
+receive() { # HOST NAME URI ARGS...: umig receive; sets WHERE
+	local host=$1 name=$2 uri=$3
+	shift 3
+	UMIG_RUN_DIR=$T/$host "$UMIG" receive "$name" "$uri" -- "$UMIG_FAKE" "$@" >"$T/$host-$name.out" 2>"$T/$host-$name.err" 8>&- &
+	PIDS+=($!)
+	wait_for 10 grep -q 'waits at' "$T/$host-$name.err" || fail "$name does not wait on $host"
+	WHERE=$(sed -n 's/.* waits at //p' "$T/$host-$name.err")
+}
+
+move() { # HOST ARGS...: umig migrate
+	local host=$1
+	shift
+	on "$host" timeout 60 "$UMIG" migrate "$@" >"$T/move.out" 2>"$T/move.err" 8>&-
+}
+
+# The guest works on HOST and has seen no bad word; sweep: until every page was touched again
+runs_well() { # HOST NAME [MORE_OPS]
+	local before
+	[ "$(state "$1" "$2")" = running ] || fail "$2 does not run on $1 but is $(state "$1" "$2")"
+	before=$(work "$1" "$2" ops)
+	wait_for 20 more_ops "$1" "$2" $((before + ${3:-2000})) || fail "$2 runs on $1 but does not work"
+	[ "$(work "$1" "$2" bad)" = 0 ] || fail "$2 has bad memory on $1: $(head -3 "$T/$1-$2.err")"
+}
+more_ops() { [ "$(work "$1" "$2" ops)" -ge "$3" ]; }
+
+# It has moved and nothing of umig is left: no keeper, no worker, no userfaultfd in the VMM.
+settled() { # FROM TO NAME
+	wait_for 10 no_keepers || fail "processes are left: $(keepers)"
+	on "$1" "$UMIG" list | grep -q "^$3 .*left for" || fail "$3 has not left $1: $(on "$1" "$UMIG" list)"
+	local pid
+	pid=$(on "$2" "$UMIG" list | awk -v n="$3" '$1 == n { print $2 }')
+	[ -z "$(find "/proc/$pid/fd" -lname 'anon_inode:*userfaultfd*')" ] || fail "a userfaultfd is left in the VMM"
+}
+no_keepers() { [ -z "$(keepers)" ]; }
+
+says() { # FILE PATTERN: one clear sentence on that file
+	grep -qE -- "$2" "$1" || fail "expected '$2', got: $(cat "$1")"
+}
+
+# Changes a setting of the host for this test; the lock is shared with everybody who relies on one.
+host_setting() { # FILE VALUE
+	local before
+	exec 8>/run/lock/umig-host-settings || skip "cannot lock host settings"
+	flock -w 60 8 || skip "host settings are in use"
+	before=$(cat "$1") || skip "there is no $1"
+	case $before in *\[*) before=${before#*\[} before=${before%%\]*} ;; esac
+	CLEAN+=("echo '$before' >'$1'")
+	echo "$2" >"$1" || skip "no right to set $1"
+}

@@ -1,0 +1,114 @@
+#!/bin/bash
+# SPDX-License-Identifier: MIT
+# Moves of a fake VM, each followed by the proof that its memory is right. move.sh CASE
+. "$(dirname "$0")/lib.sh"
+
+there() { # VMM-ARGS: one move from a to b by $URI with $OPT, checked
+	start a vm "$@"
+	receive b vm "${URI:-unix:$T/link}" "$@" ${DEST:-}
+	# shellcheck disable=SC2086
+	move a -p ${OPT:-} vm "$WHERE" ${WINDOW:-} || fail "it did not move: $(cat "$T/move.err")"
+	says "$T/move.out" 'every page is accounted for'
+	runs_well b vm "${OPS:-20000}"
+	settled a b vm
+}
+
+case $1 in
+random | sequential | stride | fresh | discard)
+	there --mem 32M --threads 4 --pattern "$1"
+	;;
+threads-1 | threads-8)
+	there --mem 32M --threads "${1#threads-}" --pattern random
+	;;
+tcp4) URI=tcp:127.0.0.1:0 there --mem 16M ;;
+tcp6)
+	[ -e /proc/net/if_inet6 ] || skip "no IPv6 here"
+	URI='tcp:[::1]:0' there --mem 16M
+	;;
+tcp-any) # QEMU's 0 is every address
+	start a vm --mem 16M
+	receive b vm tcp:0:0 --mem 16M
+	move a -p vm "tcp:127.0.0.1:${WHERE##*:}" || fail "$(cat "$T/move.err")"
+	runs_well b vm
+	;;
+bulk) OPT="--bulk 4" there --mem 64M --threads 4 --pattern discard ;;
+window) WINDOW="32 0" there --mem 32M --pattern sequential ;;
+window-one) WINDOW="0 0" OPT=-m there --mem 16M --pattern random ;;
+move-background) OPT=-m there --mem 32M --pattern sequential ;;
+no-background) # only what is touched comes: a sweep touches all
+	OPT=-n there --mem 8M --pattern sequential --threads 1
+	;;
+no-background-window) WINDOW="32 0" OPT="-n -m" there --mem 16M --pattern sequential --threads 2 ;;
+regions) there --mem 8M --mem 16M --mem 4M --threads 3 --pattern discard ;;
+odd-size) there --mem 4100K --mem 4K --threads 2 --work 3M ;;
+idle) OPS=0 there --mem 32M --pattern idle ;;
+paused) # arrives paused
+	start a vm --mem 16M --paused
+	receive b vm "unix:$T/link" --mem 16M
+	move a -p vm "$WHERE" || fail "$(cat "$T/move.err")"
+	[ "$(state b vm)" = paused ] || fail "a paused VM arrived $(state b vm)"
+	ask b vm cont >/dev/null
+	runs_well b vm 20000
+	;;
+prefilled) DEST=--prefill there --mem 32M --threads 4 --pattern discard ;;
+mlocked) DEST=--mlock there --mem 32M --threads 2 --pattern random ;;
+prefilled-mlocked) DEST="--prefill --mlock" there --mem 32M --threads 4 --pattern fresh ;;
+zeros) # preallocated source: zeros are found by content
+	there --mem 32M --work 4M --prefill --pattern random
+	;;
+there-and-back)
+	start a vm --mem 16M --threads 3 --pattern discard
+	from=a to=b
+	for i in 1 2 3 4 5 6; do
+		receive $to vm "unix:$T/link$i" --mem 16M --threads 3 --pattern discard 2>/dev/null || fail "receive"
+		move $from -p vm "$WHERE" || fail "move $i: $(cat "$T/move.err")"
+		runs_well $to vm
+		settled $from $to vm
+		rm -rf "${T:?}/$from/vm"
+		if [ $to = b ]; then from=b to=a; else from=a to=b; fi
+	done
+	;;
+side-by-side)
+	for i in 1 2 3 4; do
+		start a vm$i --mem 16M --pattern random
+		receive b vm$i "unix:$T/link$i" --mem 16M --pattern random
+		eval "where$i=\$WHERE"
+	done
+	moving=()
+	for i in 1 2 3 4; do
+		eval "where=\$where$i"
+		UMIG_RUN_DIR=$T/a "$UMIG" migrate -p vm$i "$where" >"$T/move$i.out" 2>&1 &
+		moving+=($!)
+	done
+	for i in 1 2 3 4; do wait "${moving[i - 1]}" || fail "vm$i: $(cat "$T/move$i.out")"; done
+	for i in 1 2 3 4; do runs_well b vm$i; done
+	;;
+hugetlb)
+	host_setting /sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages 40
+	[ "$(cat /sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages)" -ge 32 ] || skip "no huge pages to be had"
+	there --mem 32M:2M --threads 2 --pattern random
+	;;
+shmem-always | shmem-force) # the kernel makes huge pages of everything, also where nobody asked
+	host_setting /sys/kernel/mm/transparent_hugepage/shmem_enabled "${1#shmem-}"
+	DEST=--prefill there --mem 32M --threads 4 --pattern discard
+	;;
+sparse) # 1 TiB with 64 MiB in it: time and memory follow the 64 MiB
+	start a vm --mem 1T --work 64M --threads 2
+	receive b vm "unix:$T/link" --mem 1T --work 64M --threads 2
+	move a -p vm "$WHERE" || fail "$(cat "$T/move.err")"
+	runs_well b vm 20000
+	;;
+break-page | break-bit) # a broken move is noticed, by the end at the latest
+	start a vm --mem 16M --threads 1 --pattern idle
+	receive b vm "unix:$T/link" --mem 16M --threads 1 --pattern idle
+	move a -p --x-break "${1#break-}" vm "$WHERE" && fail "a broken move ended well"
+	case $1 in
+	*page) says "$T/move.err" 'MEMORY IS NOT COMPLETE: 1 pages of region mem0 never arrived' ;;
+	*bit) says "$T/move.err" 'MEMORY IS DAMAGED' ;;
+	esac
+	says "$T/move.err" 'Both hosts keep its memory'
+	[ "$(on b "$UMIG" status --json vm | jq -r .status)" = postcopy-paused ] || fail "the destination says $(on b "$UMIG" status --json vm)"
+	[ "$(state a vm)" = paused ] || fail "the source's VM is $(state a vm)"
+	;;
+*) fail "no case $1" ;;
+esac
