@@ -693,7 +693,8 @@ int dest_run(struct dest *d, struct err *e)
 	}
 	if (rc < 0) {
 		/* A thread that failed knows better than the wait that it ended. */
-		failure_get(&d->failure, e);
+		if (e->num == ECANCELED)
+			failure_get(&d->failure, e);
 		/* Whoever owns the VM never refuses it: REFUSED lets the source run it. */
 		if (atomic_load(&d->given))
 			say_why(&d->control, FRAME_FAILED, e->msg);

@@ -21,6 +21,7 @@ enum {
 	CONNECT_TIMEOUT_MS = 10000,
 	ANSWER_TIMEOUT_MS = 10000,
 	LOAD_TIMEOUT_MS = 60000,
+	LAST_WORD_MS = 500,
 	CONTROL_PAYLOAD_BYTES = 128 * 1024,
 	DEVICE_PIECE_BYTES = 256 * 1024,
 	BULK_UNSENT_BYTES = 256 * 1024,
@@ -479,6 +480,25 @@ int source_cancel(struct source *s)
 	return 0;
 }
 
+/* A link that broke under one thread may hold the peer's reason on another connection: that is worth more. */
+static void hear_last_word(struct source *s, struct err *e)
+{
+	const uint8_t *payload;
+	struct err word;
+	struct frame f;
+	int rc = 0;
+
+	if (e->num != EPIPE || s->control.fd < 0)
+		return;
+	s->control.abort_fd = -1;
+	while (!rc)
+		rc = hear(s, LAST_WORD_MS, &f, &payload, &word);
+	if (rc == -ECONNREFUSED || rc == -EREMOTEIO)
+		*e = word;
+	if (rc == -ECONNREFUSED && atomic_load(&s->stage) == STAGE_RUN)
+		atomic_store(&s->fate, FATE_OPEN); /* as in source_commit() */
+}
+
 int source_run(struct source *s, struct err *e)
 {
 	int rc = 0;
@@ -490,7 +510,9 @@ int source_run(struct source *s, struct err *e)
 	}
 	if (rc < 0) {
 		/* A thread that failed knows better than the wait that it ended. */
-		failure_get(&s->failure, e);
+		if (e->num == ECANCELED)
+			failure_get(&s->failure, e);
+		hear_last_word(s, e);
 		if (atomic_load(&s->fate) != FATE_COMMITTED)
 			roll_back(s, e);
 	}

@@ -28,6 +28,8 @@
 #include "util/log.h"
 #include "util/util.h"
 
+enum { LAST_WORDS_MS = 2000 };
+
 /* CONFIG of a keeper: {"role": "source"|"destination", "uri", "listen": fd, "ready": fd, and for a
  * source "bulk", "no-background", "move-background", "forward", "backward", "break"}. It is handed
  * on to the worker with what the keeper has found: "regions", "pid", "vmm-socket", "adapter",
@@ -371,8 +373,13 @@ static void loop(struct keeper *k)
 		};
 		unsigned int n = control_fds(&k->control, p + 3);
 
-		if (poll(p, 3 + n, -1) < 0)
+		/* A worker without a VMM has little to say, and a moment to say it. */
+		int ready = poll(p, 3 + n, k->vmm_gone && k->incoming ? LAST_WORDS_MS : -1);
+
+		if (ready < 0)
 			continue;
+		if (ready == 0)
+			kill(k->worker, SIGKILL);
 		if (p[1].revents)
 			take_status(k);
 		if (p[2].revents) {

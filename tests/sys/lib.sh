@@ -3,6 +3,7 @@
 # nothing. Sourced by bash. UMIG, UMIG_FAKE: the programs.
 
 set -u -o pipefail
+[ -x "${UMIG:-$PWD/umig}" ] || { echo "run it in the build folder, or set UMIG and UMIG_FAKE" >&2; exit 1; }
 : "${UMIG:=$PWD/umig}" "${UMIG_FAKE:=$PWD/tests/fake/umig-fake}"
 T=$(mktemp -d /tmp/umig-sys.XXXXXX)
 PIDS=()
@@ -73,15 +74,18 @@ start() { # HOST NAME ARGS...: umig run
 	local host=$1 name=$2
 	shift 2
 	# Not through a function: $! must be the VMM.
-	UMIG_RUN_DIR=$T/$host "$UMIG" run "$name" -- "$UMIG_FAKE" "$@" >"$T/$host-$name.out" 2>"$T/$host-$name.err" 8>&- &
+	UMIG_RUN_DIR=$T/$host "$UMIG" run "$name" -- "$UMIG_FAKE" "$@" >"$T/$host-$name.out" 2>"$T/$host-$name.err" 7>&- 8>&- &
 	PIDS+=($!)
-	wait_for 10 state "$host" "$name" || fail "$name does not start on $host: $(cat "$T/$host-$name.err")"
+	wait_for 10 state_or_dead "$host" "$name"
+	state "$host" "$name" >/dev/null || fail "$name does not start on $host: $(cat "$T/$host-$name.err")"
 }
+
+state_or_dead() { state "$1" "$2" || ! kill -0 "${PIDS[-1]}"; }
 
 receive() { # HOST NAME URI ARGS...: umig receive; sets WHERE
 	local host=$1 name=$2 uri=$3
 	shift 3
-	UMIG_RUN_DIR=$T/$host "$UMIG" receive "$name" "$uri" -- "$UMIG_FAKE" "$@" >"$T/$host-$name.out" 2>"$T/$host-$name.err" 8>&- &
+	UMIG_RUN_DIR=$T/$host "$UMIG" receive "$name" "$uri" -- "$UMIG_FAKE" "$@" >"$T/$host-$name.out" 2>"$T/$host-$name.err" 7>&- 8>&- &
 	PIDS+=($!)
 	wait_for 10 grep -q 'waits at' "$T/$host-$name.err" || fail "$name does not wait on $host"
 	WHERE=$(sed -n 's/.* waits at //p' "$T/$host-$name.err")
@@ -121,7 +125,7 @@ says() { # FILE PATTERN: one clear sentence on that file
 host_setting() { # FILE VALUE
 	local before
 	exec 8>/run/lock/umig-host-settings || skip "cannot lock host settings"
-	flock -w 60 8 || skip "host settings are in use"
+	flock -w 90 8 || skip "host settings are in use"
 	before=$(cat "$1") || skip "there is no $1"
 	case $before in *\[*) before=${before#*\[} before=${before%%\]*} ;; esac
 	CLEAN+=("echo '$before' >'$1'")
