@@ -89,7 +89,7 @@ int cli_help(int argc, char **argv)
 	for (const struct verb *v = verbs; v->name; v++)
 		if (v->summary)
 			printf("  umig %-8s  %s\n", v->name, v->summary);
-	printf("\n'umig VERB --help' says more of a verb; so does umig(1).\n");
+	printf("\n'umig VERB --help' says more of a verb.\n");
 	return EXIT_DONE;
 }
 

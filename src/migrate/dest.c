@@ -136,6 +136,7 @@ static int make_memory(struct dest *d, struct err *e)
 	if (rc < 0)
 		return rc;
 	d->memory_ready = true;
+	atomic_store(&d->counting, true);
 	for (unsigned int i = 0; !rc && i < config->nregions; i++)
 		rc = make_region(d, &config->region[i], e);
 	/* Only now may the fault thread look: the regions do not change any more. */
@@ -221,7 +222,7 @@ static int accept_joins(struct dest *d, struct err *e)
 	unsigned int seated = 0;
 
 	while (seated < d->nbulk + 1) {
-		struct channel c, *at = NULL;
+		struct channel c = { .fd = -1 }, *at = NULL;
 		struct hello h;
 		int rc = accept_hello(d, &c, &h, HELLO_TIMEOUT_MS, e);
 
@@ -249,7 +250,7 @@ static int accept_joins(struct dest *d, struct err *e)
 
 int dest_hello(struct dest *d, struct err *e)
 {
-	struct channel c;
+	struct channel c = { .fd = -1 };
 	int rc;
 
 	for (;;) {

@@ -48,6 +48,7 @@ struct dest {
 	_Atomic bool joined;	/* the urgent connection is there for the fault thread */
 	bool device_begun;	/* the VMM is no longer what it was when it started */
 	bool memory_ready;	/* umem, pages.map and registration exist */
+	_Atomic bool counting;	/* umem.count may be looked at, until dest_reset() */
 	struct hello peer;	/* the session at hand */
 	uint8_t token[WIRE_SESSION_BYTES];
 	unsigned int nbulk;
@@ -60,8 +61,7 @@ struct dest {
 	int stop_fd;  /* eventfd: the fault thread returns */
 	int marks_fd; /* eventfd: a mark has come */
 	_Atomic unsigned int marks;
-	_Atomic uint64_t page_sum, received_pages, zero_pages, stale_frames, requests_sent,
-		bytes_in;
+	_Atomic uint64_t page_sum, received_pages, zero_pages, stale_frames, requests_sent;
 	struct histogram fault_ns; /* from reading the fault to the page in place */
 	/* Owner: fault thread. Requests that the socket had no room for, and that somebody must
 	 * fault again. */

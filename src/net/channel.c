@@ -15,9 +15,13 @@ int channel_init(struct channel *c, int fd, int abort_fd, uint32_t payload_max_b
 {
 	size_t room = round_up_u64(2 * FRAME_HEAD_BYTES + (uint64_t)payload_max_bytes, 4096);
 
-	*c = (struct channel){ .fd = fd,
-			       .abort_fd = abort_fd,
-			       .lookahead_bytes = FRAME_HEAD_BYTES };
+	c->fd = fd;
+	c->abort_fd = abort_fd;
+	c->shape = (struct frame_shape){ 0 };
+	c->rx_bytes = c->rx_used = 0;
+	c->lookahead_bytes = FRAME_HEAD_BYTES;
+	atomic_store(&c->bytes_in, 0); /* one by one: whoever shows progress may look at them now */
+	atomic_store(&c->bytes_out, 0);
 	/* Page-aligned: COPY reads the pages straight from here. */
 	c->rx = mmap(NULL, room, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (c->rx == MAP_FAILED) {

@@ -20,6 +20,7 @@ struct incoming {
 	struct worker worker;
 	struct dest dest;
 	int vmm_pidfd;
+	pthread_mutex_t reset_lock; /* dest_reset() against status(): counters begin again */
 	pthread_t session, fault, bulk[WIRE_BULK_MAX];
 	unsigned int nbulk; /* threads that were started */
 	struct bulk_arg {
@@ -110,7 +111,9 @@ static void *session_body(void *arg)
 			break;
 		/* Nothing has happened to the VMM: another source may come. */
 		log_line("%s; waiting for the next source", e.msg);
+		pthread_mutex_lock(&in->reset_lock);
 		dest_reset(&in->dest);
+		pthread_mutex_unlock(&in->reset_lock);
 		rc = 0;
 	}
 	if (rc < 0) {
@@ -123,10 +126,10 @@ static void *session_body(void *arg)
 	return NULL;
 }
 
-static json_t *status(struct worker *w)
+static json_t *status_of(const struct dest *d)
 {
-	const struct dest *d = &((struct incoming *)w->arg)->dest;
-	const struct umem_counters *c = &d->umem.count;
+	static const struct umem_counters nothing_yet;
+	const struct umem_counters *c = atomic_load(&d->counting) ? &d->umem.count : &nothing_yet;
 	uint64_t now_ns = clock_ns(), end_ns = atomic_load(&d->t_end_ns);
 	unsigned int stage = atomic_load(&d->stage);
 	bool waiting = !atomic_load(&d->t_hello_ns);
@@ -143,6 +146,17 @@ static json_t *status(struct worker *w)
 			 (json_int_t)atomic_load(&c->no_memory), "fault-us-p50",
 			 (double)histogram_quantile_ns(&d->fault_ns, 0.5) / 1e3, "fault-us-p99",
 			 (double)histogram_quantile_ns(&d->fault_ns, 0.99) / 1e3);
+}
+
+static json_t *status(struct worker *w)
+{
+	struct incoming *in = w->arg;
+	json_t *o;
+
+	pthread_mutex_lock(&in->reset_lock);
+	o = status_of(&in->dest);
+	pthread_mutex_unlock(&in->reset_lock);
+	return o;
 }
 
 static int cancel(struct worker *w)
@@ -181,6 +195,7 @@ int pager_main(int argc, char **argv)
 
 	if (!in)
 		return 1;
+	pthread_mutex_init(&in->reset_lock, NULL);
 	rc = worker_init(&in->worker, "destination", argc, argv, &e);
 	if (!rc) {
 		regions = config_array(in->worker.config, "regions");

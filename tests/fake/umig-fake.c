@@ -77,7 +77,7 @@ static struct {
 	uint64_t nunits;
 	uint32_t *generation; /* Owner of each: its vcpu; main while all are parked */
 	struct vcpu_state vcpu[THREADS_MAX];
-	_Atomic uint64_t bad, discards, max_gap_ns;
+	_Atomic uint64_t ops_shown, bad, discards, max_gap_ns;
 	struct histogram touch_ns; /* touches that took longer than a microsecond */
 
 	pthread_mutex_t lock;
@@ -210,6 +210,7 @@ static void work(struct vcpu_state *v, uint64_t first, uint64_t nunits)
 		fill(unit);
 	}
 	v->ops++;
+	atomic_fetch_add_explicit(&vm.ops_shown, 1, memory_order_relaxed);
 	note_time(v, t1_ns - t0_ns);
 	if (vm.pace_us)
 		usleep((useconds_t)vm.pace_us);
@@ -281,6 +282,8 @@ static const char *load(int fd)
 	vm.seed = h.seed;
 	vm.pattern = (enum pattern)h.pattern;
 	memcpy(vm.vcpu, h.vcpu, sizeof(h.vcpu));
+	for (unsigned int i = 0; i < vm.nthreads; i++)
+		vm.ops_shown += h.vcpu[i].ops;
 	if (fd_read_all(fd, vm.generation, vm.nunits * sizeof(*vm.generation)) < 0)
 		return "the device state is cut short";
 	for (unsigned int i = 0; i < vm.nthreads;
@@ -292,10 +295,8 @@ static const char *load(int fd)
 
 static json_t *query_work(void)
 {
-	uint64_t ops = 0;
+	uint64_t ops = atomic_load(&vm.ops_shown);
 
-	for (unsigned int i = 0; i < vm.nthreads; i++)
-		ops += vm.vcpu[i].ops;
 	return json_pack("{s:I, s:I, s:I, s:f, s:f, s:f, s:I}", "ops", (json_int_t)ops, "bad",
 			 (json_int_t)atomic_load(&vm.bad), "discards",
 			 (json_int_t)atomic_load(&vm.discards), "max-gap-ms",

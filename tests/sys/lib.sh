@@ -110,11 +110,12 @@ more_ops() { [ "$(work "$1" "$2" ops)" -ge "$3" ]; }
 # It has moved and nothing of umig is left: no keeper, no worker, no userfaultfd in the VMM.
 settled() { # FROM TO NAME
 	wait_for 10 no_keepers || fail "processes are left: $(keepers)"
-	on "$1" "$UMIG" list | grep -q "^$3 .*left for" || fail "$3 has not left $1: $(on "$1" "$UMIG" list)"
+	wait_for 10 left "$1" "$3" || fail "$3 has not left $1: $(on "$1" "$UMIG" list)"
 	local pid
 	pid=$(on "$2" "$UMIG" list | awk -v n="$3" '$1 == n { print $2 }')
 	[ -z "$(find "/proc/$pid/fd" -lname 'anon_inode:*userfaultfd*')" ] || fail "a userfaultfd is left in the VMM"
 }
+left() { on "$1" "$UMIG" list | grep -q "^$2 .*left for"; }
 no_keepers() { [ -z "$(keepers)" ]; }
 
 says() { # FILE PATTERN: one clear sentence on that file

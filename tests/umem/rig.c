@@ -166,6 +166,8 @@ static void *events_body(void *arg)
 			atomic_fetch_add(&g->asked, req[i].npages);
 			if (!atomic_load(&g->mute))
 				place(g, req[i].first_pg, req[i].npages, true);
+			else
+				atomic_fetch_add(&g->unanswered, 1);
 		}
 	}
 	return NULL;

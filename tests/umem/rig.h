@@ -27,7 +27,7 @@ struct rig {
 	struct region *region;
 	pthread_t events;
 	int stop_fd;
-	_Atomic uint64_t asked;
+	_Atomic uint64_t asked, unanswered;
 	_Atomic bool mute; /* the source does not answer */
 	_Atomic bool deaf; /* events are not read */
 };
