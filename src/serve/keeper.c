@@ -24,6 +24,7 @@
 #include "serve/serve.h"
 #include "serve/worker.h"
 #include "umem/uffd.h"
+#include "util/clock.h"
 #include "util/fd.h"
 #include "util/log.h"
 #include "util/util.h"
@@ -48,7 +49,8 @@ struct keeper {
 	pid_t worker;
 	int worker_pidfd, link_fd;
 	struct control control;
-	bool vmm_gone, worker_gone;
+	uint64_t vmm_gone_ns; /* 0: it lives */
+	bool worker_gone;
 	bool complete; /* the worker's last word was success */
 };
 
@@ -320,7 +322,7 @@ static void roll_back(struct keeper *k)
 	struct err e;
 	bool stopping, was_running;
 
-	if (k->incoming || k->vmm_gone || rundir_read(k->name, "state.json", &state, &e) < 0)
+	if (k->incoming || k->vmm_gone_ns || rundir_read(k->name, "state.json", &state, &e) < 0)
 		return;
 	stopping = !strcmp(config_text(state, "record"), "stopping");
 	was_running = config_bool(state, "was-running");
@@ -369,26 +371,19 @@ static void loop(struct keeper *k)
 		struct pollfd p[3 + CONTROL_FDS_MAX] = {
 			{ .fd = k->worker_pidfd, .events = POLLIN },
 			{ .fd = k->link_fd, .events = POLLIN },
-			{ .fd = k->vmm_gone ? -1 : k->vmm_pidfd, .events = POLLIN },
+			{ .fd = k->vmm_gone_ns ? -1 : k->vmm_pidfd, .events = POLLIN },
 		};
 		unsigned int n = control_fds(&k->control, p + 3);
 
-		/* A worker without a VMM has little to say, and a moment to say it. */
-		int ready = poll(p, 3 + n, k->vmm_gone && k->incoming ? LAST_WORDS_MS : -1);
-
-		if (ready < 0)
+		if (poll(p, 3 + n, k->vmm_gone_ns && k->incoming ? LAST_WORDS_MS : -1) < 0)
 			continue;
-		if (ready == 0)
-			kill(k->worker, SIGKILL);
 		if (p[1].revents)
 			take_status(k);
-		if (p[2].revents) {
-			k->vmm_gone = true;
-			/* Nobody needs the rest of its memory. At the source it is the only copy,
-			 * and stays. */
-			if (k->incoming && !k->complete)
-				kill(k->worker, SIGKILL);
-		}
+		if (p[2].revents)
+			k->vmm_gone_ns = clock_ns(); /* a source's memory is the only copy, and stays */
+		/* A pager without a VMM has little to say, and a moment to say it. */
+		if (k->incoming && k->vmm_gone_ns && clock_ns() - k->vmm_gone_ns > LAST_WORDS_MS * NS_PER_MS)
+			kill(k->worker, SIGKILL);
 		if (control_serve(&k->control, p + 3) && k->link_fd >= 0)
 			fd_send(k->link_fd, "cancel", 6, NULL, 0);
 		if (p[0].revents)
