@@ -71,6 +71,23 @@ static int be_the_only_one(struct keeper *k, struct err *e)
 	return 0;
 }
 
+/* After the commit only the other end may run it: a second move from here would make two. */
+static int refuse_given(struct keeper *k, struct err *e)
+{
+	json_t *state;
+	struct err none;
+	int rc = 0;
+
+	if (k->incoming || rundir_read(k->name, "state.json", &state, &none) < 0)
+		return 0;
+	if (!strcmp(config_text(state, "role"), "source") &&
+	    !strcmp(config_text(state, "record"), "committed"))
+		rc = err_set(e, EPERM, "%s was given to %s and may run there: it is not moved again from here",
+			     k->name, config_text(state, "peer"));
+	json_decref(state);
+	return rc;
+}
+
 static int open_log(struct keeper *k, struct err *e)
 {
 	char path[RUNDIR_PATH_BYTES];
@@ -116,6 +133,8 @@ static int keeper_init(struct keeper *k, int argc, char **argv, struct err *e)
 		return err_set(e, ESRCH, "%s is not running: process %d has ended", k->name,
 			       (int)k->vm.pid);
 	rc = be_the_only_one(k, e);
+	if (!rc)
+		rc = refuse_given(k, e);
 	if (!rc)
 		rc = rundir_path(path, k->name, "ctl.sock", e);
 	if (!rc)
@@ -337,6 +356,18 @@ static void roll_back(struct keeper *k)
 	vmm_close(&v);
 }
 
+/* The last move's end must not be taken for this one's. */
+static int write_begin(struct keeper *k, struct err *e)
+{
+	json_t *state = json_pack("{s:i, s:s, s:s, s:s}", "version", 1, "role",
+				  k->incoming ? "destination" : "source", "record", "begun", "peer",
+				  config_text(k->config, "uri"));
+	int rc = rundir_write(k->name, "state.json", state, e);
+
+	json_decref(state);
+	return rc;
+}
+
 /* What became of it, on file: for verbs that come when we are gone. */
 static void write_end(struct keeper *k)
 {
@@ -403,6 +434,8 @@ static int run(struct keeper *k, struct err *e)
 		rc = hold_memory(k, e);
 	if (!rc)
 		rc = describe(k, e);
+	if (!rc)
+		rc = write_begin(k, e);
 	if (!rc)
 		rc = start_worker(k, e);
 	if (rc < 0)

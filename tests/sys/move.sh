@@ -109,6 +109,8 @@ break-page | break-bit) # a broken move is noticed, by the end at the latest
 	says "$T/move.err" 'Both hosts keep its memory'
 	[ "$(on b "$UMIG" status --json vm | jq -r .status)" = postcopy-paused ] || fail "the destination says $(on b "$UMIG" status --json vm)"
 	[ "$(state a vm)" = paused ] || fail "the source's VM is $(state a vm)"
+	move a -p vm "unix:$T/other" && fail "it was moved twice"
+	says "$T/move.err" 'was given to .* and may run there'
 	;;
 *) fail "no case $1" ;;
 esac
