@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "rundir/rundir.h"
+#include "util/fd.h"
 #include "util/proc.h"
 
 static bool is_program(const char *path)
@@ -62,6 +63,7 @@ static int describe(struct launch *l, const struct vmm_ops *ops, struct err *e)
 
 int launch_prepare(struct launch *l, struct err *e)
 {
+	autoclose int lock = -1; /* until vm.json says whose name it is */
 	const struct vmm_ops *ops;
 	int rc = rundir_check_name(l->name, e);
 
@@ -72,7 +74,7 @@ int launch_prepare(struct launch *l, struct err *e)
 	ops = vmm_for_program(l->argv[0]);
 	if (!ops)
 		return err_set(e, ENOTSUP, "umig does not know how to drive %s", l->argv[0]);
-	rc = rundir_claim(l->name, l->again, e);
+	rc = rundir_claim(l->name, l->again, &lock, e);
 	if (rc < 0)
 		return rc;
 	rc = rundir_path(l->vm.vmm_sock, l->name, "vmm.sock", e);

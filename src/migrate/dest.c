@@ -10,6 +10,7 @@
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/random.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include "migrate/room.h"
@@ -20,6 +21,10 @@
 
 enum {
 	HELLO_TIMEOUT_MS = 10000,
+	BEFORE_RUN_TIMEOUT_MS = 90000,
+	TURN_AWAY_MS = 200,
+	LAST_WORD_MS = 500,
+	SEND_TIMEOUT_MS = 10000,
 	CONTROL_PAYLOAD_BYTES = FRAME_RUN_BYTES,
 	DEVICE_BYTES_MAX = 1 << 30,
 };
@@ -146,6 +151,27 @@ static int make_memory(struct dest *d, struct err *e)
 	return rc;
 }
 
+/* Until somebody calls. A source that has gone meanwhile is not waited for. */
+static int wait_connection(struct dest *d, int timeout_ms, struct err *e)
+{
+	struct pollfd p[3] = { { .fd = d->config.listen_fd, .events = POLLIN },
+			       { .fd = d->failure.fd, .events = POLLIN },
+			       { .fd = d->control.fd, .events = 0 } }; /* POLLHUP comes anyway */
+	int n;
+
+	do {
+		n = poll(p, 3, timeout_ms);
+	} while (n < 0 && errno == EINTR);
+	if (n == 0)
+		return err_set(e, ETIMEDOUT, "the source has not opened all its connections");
+	if (p[1].revents)
+		return err_set(e, ECANCELED, "cancelled");
+	if (p[2].revents)
+		return err_set(e, EPIPE,
+			       "the source closed the link before all its connections were open");
+	return 0;
+}
+
 /* The next connection that says HELLO as it should; others are told why not, and dropped. */
 static int accept_hello(struct dest *d, struct channel *c, struct hello *h, int timeout_ms,
 			struct err *e)
@@ -156,12 +182,9 @@ static int accept_hello(struct dest *d, struct channel *c, struct hello *h, int 
 		struct frame f;
 		int fd, rc;
 
-		rc = fd_wait(d->config.listen_fd, POLLIN, d->failure.fd, timeout_ms);
+		rc = wait_connection(d, timeout_ms, e);
 		if (rc < 0)
-			return err_set(e, -rc,
-				       rc == -ETIMEDOUT
-					       ? "the source has not opened all its connections"
-					       : "cancelled");
+			return rc;
 		fd = sock_accept(d->config.listen_fd);
 		if (fd < 0)
 			continue; /* it has gone again */
@@ -173,12 +196,14 @@ static int accept_hello(struct dest *d, struct channel *c, struct hello *h, int 
 				     frame_type_name[f.type]);
 		else if (rc > 0)
 			rc = hello_get(h, payload, f.len_bytes, e);
-		if (!rc)
+		if (!rc) {
+			d->rehearsal = f.flags & FRAME_REHEARSAL;
 			return 0;
-		if (rc == -ECANCELED)
-			return rc;
+		}
 		refuse(c, e->msg);
 		channel_fini(c);
+		if (rc == -ECANCELED)
+			return rc;
 		snprintf(text, sizeof(text), "a connection was dropped: %s", e->msg);
 		d->config.hooks.note(d->config.hooks.arg, text);
 	}
@@ -210,10 +235,13 @@ static uint32_t largest_payload(const struct dest *d)
 /* Moves a freshly greeted connection to its place, with a buffer that fits its frames. */
 static int seat(struct dest *d, struct channel *at, struct channel *from, struct err *e)
 {
-	int fd = fd_steal(&from->fd), rc;
+	int rc = channel_init(at, fd_steal(&from->fd), d->failure.fd, largest_payload(d), e);
 
+	if (!rc) { /* what the source has said already comes along */
+		at->rx_bytes = from->rx_bytes - from->rx_used;
+		memcpy(at->rx, from->rx + from->rx_used, at->rx_bytes);
+	}
 	channel_fini(from);
-	rc = channel_init(at, fd, d->failure.fd, largest_payload(d), e);
 	return rc ? rc : greet(d, at, e);
 }
 
@@ -272,6 +300,7 @@ int dest_hello(struct dest *d, struct err *e)
 	else
 		refuse(&c, e->msg);
 	channel_fini(&c);
+	d->control.send_timeout_ms = SEND_TIMEOUT_MS;
 	if (!rc)
 		rc = accept_joins(d, e);
 	if (!rc)
@@ -281,16 +310,85 @@ int dest_hello(struct dest *d, struct err *e)
 
 /* --- what the source says on control --- */
 
+/* While one migration is under way, another source is told so at once. */
+static void turn_away(struct dest *d)
+{
+	struct channel c = { .fd = -1 };
+	uint8_t hello[FRAME_HEAD_BYTES + HELLO_BYTES];
+	struct err ignored;
+	int fd = sock_accept(d->config.listen_fd);
+
+	if (fd < 0 || channel_init(&c, fd, -1, HELLO_BYTES, &ignored) < 0)
+		return;
+	if (fd_wait(fd, POLLIN, d->failure.fd, TURN_AWAY_MS) > 0)
+		recv(fd, hello, sizeof(hello), MSG_DONTWAIT); /* unread, it would cost our answer */
+	refuse(&c, "another migration is under way here");
+	channel_fini(&c);
+}
+
+/* Until control has something to say. */
+static int wait_control(struct dest *d, int timeout_ms, struct err *e)
+{
+	struct pollfd p[3] = { { .fd = d->control.fd, .events = POLLIN },
+			       { .fd = d->failure.fd, .events = POLLIN },
+			       { .fd = d->config.listen_fd, .events = POLLIN } };
+
+	while (!channel_pending(&d->control)) {
+		int n = poll(p, 3, timeout_ms);
+
+		if (n < 0 && errno != EINTR)
+			return err_set(e, errno, "wait for the source: %s", strerror(errno));
+		if (n == 0)
+			return err_set(e, ETIMEDOUT, "the source has said nothing for %d s",
+				       timeout_ms / 1000);
+		if (p[0].revents)
+			return 0;
+		if (p[1].revents)
+			return err_set(e, ECANCELED, "cancelled");
+		if (p[2].revents)
+			turn_away(d);
+	}
+	return 0;
+}
+
+static int check_cancel(const struct frame *f, const uint8_t *payload, struct err *e)
+{
+	char why[256];
+
+	if (f->type != FRAME_CANCEL)
+		return 0;
+	text_get(why, sizeof(why), payload, f->len_bytes);
+	return err_set(e, ESHUTDOWN, "the source went back: %s", why);
+}
+
 static int hear(struct dest *d, struct frame *f, const uint8_t **payload, struct err *e)
 {
-	int rc = channel_recv(&d->control, CHANNEL_WAIT, -1, f, payload, e);
+	int timeout_ms = atomic_load(&d->given) ? -1 : BEFORE_RUN_TIMEOUT_MS;
+	int rc = wait_control(d, timeout_ms, e);
 
-	if (rc < 0)
-		return rc;
-	if (f->type == FRAME_CANCEL)
-		return err_set(e, ECANCELED, "the source went back: %.*s", (int)f->len_bytes,
-			       (const char *)*payload);
-	return 0;
+	if (!rc)
+		rc = channel_recv(&d->control, CHANNEL_WAIT, timeout_ms, f, payload, e);
+	return rc < 0 ? rc : check_cancel(f, *payload, e);
+}
+
+/* A link that broke under one thread may hold the source's reason on control: that is worth more.
+ */
+static void hear_last_word(struct dest *d, struct err *e)
+{
+	const uint8_t *payload;
+	struct err word;
+	struct frame f;
+	int rc = 0;
+
+	if (e->num != EPIPE || d->control.fd < 0)
+		return;
+	d->control.abort_fd = -1;
+	while (!rc) {
+		rc = channel_recv(&d->control, CHANNEL_WAIT, LAST_WORD_MS, &f, &payload, &word);
+		rc = rc < 0 ? rc : check_cancel(&f, payload, &word);
+	}
+	if (rc == -ESHUTDOWN)
+		*e = word;
 }
 
 static int out_of_order(const struct frame *f, const char *wanted, struct err *e)
@@ -321,17 +419,21 @@ static int tell(struct dest *d, enum frame_type type, const char *text, struct e
 static int check_region(const struct dest_region *here, const struct advised_region *there,
 			struct err *e)
 {
+	uint64_t here_bytes = here->npages * here->page_bytes;
+	uint64_t unit = (here_bytes | there->size_bytes) % MIB ? KIB : MIB;
+	const char *unit_name = unit == MIB ? "MiB" : "KiB";
+
 	if (strncmp(here->name, there->name, WIRE_NAME_BYTES) != 0)
 		return err_set(
 			e, EINVAL,
 			"region %s of the source is called %s here: give both VMs the same memory",
 			there->name, here->name);
-	if (here->npages * here->page_bytes != there->size_bytes)
+	if (here_bytes != there->size_bytes)
 		return err_set(
 			e, EINVAL,
-			"region %s has %llu MiB at the source and %llu MiB here: give both VMs the same memory",
-			here->name, (unsigned long long)(there->size_bytes / MIB),
-			(unsigned long long)(here->npages * here->page_bytes / MIB));
+			"region %s has %llu %s at the source and %llu %s here: give both VMs the same memory",
+			here->name, (unsigned long long)(there->size_bytes / unit), unit_name,
+			(unsigned long long)(here_bytes / unit), unit_name);
 	if (here->page_bytes != there->page_bytes)
 		return err_set(
 			e, EINVAL,
@@ -366,6 +468,7 @@ static int check_memory(const struct dest *d, const struct advise *m, struct err
 
 static int check_machine(struct dest *d, const struct advise *m, struct err *e)
 {
+	char there[101];
 	struct vmm_info info;
 	int rc = d->config.vmm->ops->query(d->config.vmm, &info, e);
 
@@ -375,9 +478,11 @@ static int check_machine(struct dest *d, const struct advise *m, struct err *e)
 		return err_set(e, EBUSY, "the VM here is %s: it does not wait for a machine",
 			       vmm_state_name[info.state]);
 	if (strlen(info.machine) != m->machine_bytes ||
-	    strncmp(info.machine, m->machine, m->machine_bytes) != 0)
-		return err_set(e, EINVAL, "the machines differ: %.100s here, %.*s at the source",
-			       info.machine, (int)min_u64(m->machine_bytes, 100), m->machine);
+	    strncmp(info.machine, m->machine, m->machine_bytes) != 0) {
+		text_get(there, sizeof(there), (const uint8_t *)m->machine, m->machine_bytes);
+		return err_set(e, EINVAL, "the machines differ: %.100s here, %s at the source",
+			       info.machine, there);
+	}
 	return 0;
 }
 
@@ -571,6 +676,8 @@ int dest_take_over(struct dest *d, struct err *e)
 
 	if (rc < 0)
 		return rc;
+	if (d->rehearsal)
+		return err_set(e, EPROTO, "the source breaks the order: RUN in a rehearsal");
 	rc = d->config.hooks.record(d->config.hooks.arg, RECORD_RUNNING, e);
 	if (rc < 0)
 		return rc; /* nothing ran: the VMM is killed, then REFUSED is said */
@@ -696,6 +803,7 @@ int dest_run(struct dest *d, struct err *e)
 		/* A thread that failed knows better than the wait that it ended. */
 		if (e->num == ECANCELED)
 			failure_get(&d->failure, e);
+		hear_last_word(d, e);
 		/* Whoever owns the VM never refuses it: REFUSED lets the source run it. */
 		if (atomic_load(&d->given))
 			say_why(&d->control, FRAME_FAILED, e->msg);

@@ -46,6 +46,7 @@ struct dest {
 	_Atomic bool ending;	/* every page is in: links may close */
 	_Atomic bool given;	/* RUN has come: this end owns the VM */
 	_Atomic bool joined;	/* the urgent connection is there for the fault thread */
+	bool rehearsal;		/* RUN must not come */
 	bool device_begun;	/* the VMM is no longer what it was when it started */
 	bool memory_ready;	/* umem, pages.map and registration exist */
 	_Atomic bool counting;	/* umem.count may be looked at, until dest_reset() */

@@ -68,21 +68,25 @@ void source_fini(struct source *s)
 	failure_fini(&s->failure);
 }
 
+static int check_no(const struct frame *f, const uint8_t *payload, struct err *e)
+{
+	char why[256];
+
+	if (f->type != FRAME_REFUSED && f->type != FRAME_FAILED)
+		return 0;
+	text_get(why, sizeof(why), payload, f->len_bytes);
+	return f->type == FRAME_REFUSED
+		       ? err_set(e, ECONNREFUSED, "the destination refuses: %s", why)
+		       : err_set(e, EREMOTEIO, "at the destination: %s", why);
+}
+
 /* The next thing the destination says on control; a refusal is an error. */
 static int hear(struct source *s, int timeout_ms, struct frame *f, const uint8_t **payload,
 		struct err *e)
 {
 	int rc = channel_recv(&s->control, CHANNEL_WAIT, timeout_ms, f, payload, e);
 
-	if (rc < 0)
-		return rc;
-	if (f->type == FRAME_REFUSED)
-		return err_set(e, ECONNREFUSED, "the destination refuses: %.*s", (int)f->len_bytes,
-			       (const char *)*payload);
-	if (f->type == FRAME_FAILED)
-		return err_set(e, EREMOTEIO, "at the destination: %.*s", (int)f->len_bytes,
-			       (const char *)*payload);
-	return 0;
+	return rc < 0 ? rc : check_no(f, *payload, e);
 }
 
 static int out_of_order(const struct frame *f, const char *wanted, struct err *e)
@@ -117,6 +121,7 @@ static int join(struct source *s, struct channel *c, uint32_t payload_max_bytes,
 	struct frame f = { .type = FRAME_HELLO, .len_bytes = HELLO_BYTES };
 	uint8_t buf[HELLO_BYTES];
 	const uint8_t *payload;
+	struct hello answer;
 	int fd, rc;
 
 	rc = sock_connect(&s->config.peer, CONNECT_TIMEOUT_MS, s->failure.fd, &fd, e);
@@ -133,14 +138,16 @@ static int join(struct source *s, struct channel *c, uint32_t payload_max_bytes,
 	rc = channel_recv(c, CHANNEL_WAIT, ANSWER_TIMEOUT_MS, &f, &payload, e);
 	if (rc < 0)
 		return rc;
-	if (f.type == FRAME_REFUSED)
-		return err_set(e, ECONNREFUSED, "the destination refuses: %.*s", (int)f.len_bytes,
-			       (const char *)payload);
-	if (f.type != FRAME_HELLO_OK)
-		return err_set(e, EPROTO,
-			       "the destination breaks the order: %s where HELLO_OK belongs",
-			       frame_type_name[f.type]);
-	return hello_get(h, payload, f.len_bytes, e);
+	rc = check_no(&f, payload, e);
+	if (!rc && f.type != FRAME_HELLO_OK)
+		rc = out_of_order(&f, "HELLO_OK", e);
+	if (!rc)
+		rc = hello_get(&answer, payload, f.len_bytes, e);
+	if (!rc && memcmp(answer.session, h->session, sizeof(h->session)) != 0)
+		rc = err_set(e, EPROTO, "the destination answers for another migration");
+	if (!rc)
+		memcpy(h->token, answer.token, sizeof(h->token));
+	return rc;
 }
 
 int source_hello(struct source *s, struct err *e)
@@ -152,7 +159,8 @@ int source_hello(struct source *s, struct err *e)
 	snprintf(h.name, sizeof(h.name), "%s", s->config.name);
 	rc = join(s, &s->control, CONTROL_PAYLOAD_BYTES, &h, e);
 	if (!rc) {
-		h.role = ROLE_URGENT; /* h has the token now */
+		s->control.send_timeout_ms = ANSWER_TIMEOUT_MS; /* a peer that does not read */
+		h.role = ROLE_URGENT;				/* h has the token now */
 		rc = join(s, &s->urgent, HELLO_BYTES, &h, e);
 	}
 	for (unsigned int i = 0; !rc && i < s->config.nbulk; i++) {
@@ -350,6 +358,12 @@ int source_commit(struct source *s, struct err *e)
 	int open = FATE_OPEN, rc;
 	struct frame f;
 
+	/* It may have said no, or gone, since it said DEVICE_OK. */
+	rc = channel_recv(&s->control, CHANNEL_DONTWAIT, 0, &f, &payload, e);
+	if (rc > 0)
+		rc = check_no(&f, payload, e) ? -e->num : out_of_order(&f, "nothing", e);
+	if (rc < 0)
+		return rc;
 	if (!atomic_compare_exchange_strong(&s->fate, &open, FATE_COMMITTED))
 		return err_set(e, ECANCELED, "cancelled");
 	rc = s->config.hooks.record(s->config.hooks.arg, RECORD_COMMITTED, e);
@@ -391,7 +405,7 @@ static int wait_marks(struct source *s, unsigned int n, struct err *e)
 		if (p[2].revents) {
 			int rc = hear(s, ANSWER_TIMEOUT_MS, &f, &payload, e);
 
-			return rc < 0 ? rc : out_of_order(&f, "silence", e);
+			return rc < 0 ? rc : out_of_order(&f, "nothing", e);
 		}
 		if (p[0].revents && read(s->progress_fd, &count, sizeof(count)) < 0)
 			continue;
@@ -455,7 +469,6 @@ static void roll_back(struct source *s, struct err *e)
 		f.len_bytes = (uint32_t)strlen(e->msg);
 		channel_send(&s->control, &f, e->msg, &ignored);
 	}
-	s->config.vmm->abort_fd = -1; /* a cancelled migration must still be able to undo itself */
 	if (s->stopped && s->was_running && ops->set_running(s->config.vmm, true, &why) < 0) {
 		char was[sizeof(e->msg)];
 
@@ -480,7 +493,8 @@ int source_cancel(struct source *s)
 	return 0;
 }
 
-/* A link that broke under one thread may hold the peer's reason on another connection: that is worth more. */
+/* A link that broke under one thread may hold the peer's reason on another connection: that is
+ * worth more. */
 static void hear_last_word(struct source *s, struct err *e)
 {
 	const uint8_t *payload;

@@ -19,6 +19,7 @@ int channel_init(struct channel *c, int fd, int abort_fd, uint32_t payload_max_b
 	c->abort_fd = abort_fd;
 	c->shape = (struct frame_shape){ 0 };
 	c->rx_bytes = c->rx_used = 0;
+	c->send_timeout_ms = 0;
 	c->lookahead_bytes = FRAME_HEAD_BYTES;
 	atomic_store(&c->bytes_in, 0); /* one by one: whoever shows progress may look at them now */
 	atomic_store(&c->bytes_out, 0);
@@ -54,6 +55,18 @@ static int send_failed(int err, struct err *e)
 	return err_set(e, err, "the link broke: %s", strerror(err));
 }
 
+static int wait_writable(struct channel *c, struct err *e)
+{
+	int rc = fd_wait(c->fd, POLLOUT, c->abort_fd, c->send_timeout_ms);
+
+	if (rc == -ETIMEDOUT)
+		return err_set(e, ETIMEDOUT, "the peer has not taken what was sent for %d s",
+			       c->send_timeout_ms / 1000);
+	if (rc < 0)
+		return err_set(e, -rc, "%s", rc == -ECANCELED ? "cancelled" : strerror(-rc));
+	return 0;
+}
+
 int channel_send(struct channel *c, const struct frame *f, const void *payload, struct err *e)
 {
 	return channel_send_summed(c, f, payload, frame_sum(f, payload), e);
@@ -66,14 +79,22 @@ int channel_send_summed(struct channel *c, const struct frame *f, const void *pa
 	struct iovec iov[2] = { { head, sizeof(head) }, { (void *)payload, f->len_bytes } };
 	struct msghdr msg = { .msg_iov = iov, .msg_iovlen = f->len_bytes ? 2 : 1 };
 	size_t left = sizeof(head) + f->len_bytes;
+	int flags = MSG_NOSIGNAL | (c->send_timeout_ms ? MSG_DONTWAIT : 0);
 
 	frame_put(head, f, payload_sum);
 	atomic_fetch_add_explicit(&c->bytes_out, left, memory_order_relaxed);
 	while (left) {
-		ssize_t n = sendmsg(c->fd, &msg, MSG_NOSIGNAL);
+		ssize_t n = sendmsg(c->fd, &msg, flags);
 
 		if (n < 0 && errno == EINTR)
 			continue;
+		if (n < 0 && errno == EAGAIN && c->send_timeout_ms) {
+			int rc = wait_writable(c, e);
+
+			if (rc < 0)
+				return rc;
+			continue;
+		}
 		if (n < 0)
 			return send_failed(errno, e);
 		left -= (size_t)n;

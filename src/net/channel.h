@@ -20,8 +20,10 @@ struct channel {
 	struct frame_shape shape; /* what frame_get() checks against; set after ADVISE */
 	uint8_t *rx;		  /* the frame at hand, and perhaps the start of the next */
 	size_t rx_room_bytes;
-	size_t rx_bytes;	/* in rx */
-	size_t rx_used;		/* bytes of rx that the last frame took */
+	size_t rx_bytes;     /* in rx */
+	size_t rx_used;	     /* bytes of rx that the last frame took */
+	int send_timeout_ms; /* 0: a send blocks until channel_shutdown(); abort_fd then has no say
+			      */
 	size_t lookahead_bytes; /* how much to read when the next header is not known yet */
 	_Atomic uint64_t bytes_in, bytes_out;
 };
@@ -40,6 +42,12 @@ int channel_send_summed(struct channel *c, const struct frame *f, const void *pa
 
 /* Sends encoded headers, never blocks. Returns how many bytes of buf went out, or -errno. */
 ssize_t channel_try_send(struct channel *c, const uint8_t *buf, size_t len_bytes);
+
+/* Something has been read already that channel_recv() has not given out. */
+static inline bool channel_pending(const struct channel *c)
+{
+	return c->rx_bytes > c->rx_used;
+}
 
 enum { CHANNEL_WAIT = 0, CHANNEL_DONTWAIT = 1 };
 

@@ -89,9 +89,12 @@ static bool has_left(const char *name, char *where, size_t room)
 	struct err e;
 	const char *record, *role, *peer;
 	bool left = false;
+	int rc;
 
-	if (rundir_read(name, "state.json", &state, &e) < 0)
-		return false;
+	rc = rundir_read(name, "state.json", &state, &e);
+	snprintf(where, room, "an unknown host (its state.json is damaged)");
+	if (rc < 0)
+		return rc == -EBADMSG; /* when in doubt, no second VM */
 	record = json_string_value(json_object_get(state, "record"));
 	role = json_string_value(json_object_get(state, "role"));
 	peer = json_string_value(json_object_get(state, "peer"));
@@ -114,7 +117,7 @@ static void empty_dir(const char *path)
 		closedir(dir);
 }
 
-int rundir_claim(const char *name, bool again, struct err *e)
+int rundir_claim(const char *name, bool again, int *ret_lock_fd, struct err *e)
 {
 	char root[RUNDIR_PATH_BYTES], dir[RUNDIR_PATH_BYTES], where[256];
 	autoclose int lock = -1;
@@ -132,8 +135,10 @@ int rundir_claim(const char *name, bool again, struct err *e)
 	lock = open(root, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (lock < 0 || flock(lock, LOCK_EX) < 0) /* two claims of one name at once */
 		return err_set(e, errno, "lock %s: %s", root, strerror(errno));
-	if (mkdir(dir, 0700) == 0)
+	if (mkdir(dir, 0700) == 0) {
+		*ret_lock_fd = fd_steal(&lock);
 		return 0;
+	}
 	if (errno != EEXIST)
 		return err_set(e, errno, "make %s: %s", dir, strerror(errno));
 	if (!vmfile_load(name, &vm, &none) && vmfile_lives(&vm))
@@ -145,6 +150,7 @@ int rundir_claim(const char *name, bool again, struct err *e)
 			"%s has left for %s: 'umig run --again %s ...' starts a second one anyway",
 			name, where, name);
 	empty_dir(dir);
+	*ret_lock_fd = fd_steal(&lock);
 	return 0;
 }
 

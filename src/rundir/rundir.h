@@ -29,8 +29,9 @@ int rundir_root(char out[RUNDIR_PATH_BYTES], struct err *e);
 int rundir_path(char out[RUNDIR_PATH_BYTES], const char *name, const char *file, struct err *e);
 
 /* Makes the folder for a new VM, or takes one over whose VM is dead. Refuses a name in use, and one
- * whose VM has left for another host, unless again. */
-int rundir_claim(const char *name, bool again, struct err *e);
+ * whose VM has left for another host, unless again. Nobody else claims any name before the caller
+ * has closed *ret_lock_fd: when vm.json is written. */
+int rundir_claim(const char *name, bool again, int *ret_lock_fd, struct err *e);
 void rundir_remove(const char *name);
 
 /* A file of JSON; write: by rename, so that readers see all of the old or all of the new. */

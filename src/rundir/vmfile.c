@@ -50,6 +50,8 @@ static int load_regions(struct vm_record *vm, const json_t *regions)
 				&name, "size-bytes", &size, "page-bytes", &page, "dev", &dev, "ino",
 				&ino) < 0)
 			return -EBADMSG;
+		if (page < 4096 || page > 1 << 30 || page & (page - 1) || size <= 0 || size % page)
+			return -EBADMSG;
 		vm->region[i] = (struct vmm_region){ .size_bytes = (uint64_t)size,
 						     .page_bytes = (uint32_t)page,
 						     .dev = (uint64_t)dev,

@@ -82,8 +82,10 @@ static int refuse_given(struct keeper *k, struct err *e)
 		return 0;
 	if (!strcmp(config_text(state, "role"), "source") &&
 	    !strcmp(config_text(state, "record"), "committed"))
-		rc = err_set(e, EPERM, "%s was given to %s and may run there: it is not moved again from here",
-			     k->name, config_text(state, "peer"));
+		rc = err_set(
+			e, EPERM,
+			"%s was given to %s and may run there: it is not moved again from here",
+			k->name, config_text(state, "peer"));
 	json_decref(state);
 	return rc;
 }
@@ -411,9 +413,11 @@ static void loop(struct keeper *k)
 		if (p[1].revents)
 			take_status(k);
 		if (p[2].revents)
-			k->vmm_gone_ns = clock_ns(); /* a source's memory is the only copy, and stays */
+			k->vmm_gone_ns =
+				clock_ns(); /* a source's memory is the only copy, and stays */
 		/* A pager without a VMM has little to say, and a moment to say it. */
-		if (k->incoming && k->vmm_gone_ns && clock_ns() - k->vmm_gone_ns > LAST_WORDS_MS * NS_PER_MS)
+		if (k->incoming && k->vmm_gone_ns &&
+		    clock_ns() - k->vmm_gone_ns > LAST_WORDS_MS * NS_PER_MS)
 			kill(k->worker, SIGKILL);
 		if (control_serve(&k->control, p + 3) && k->link_fd >= 0)
 			fd_send(k->link_fd, "cancel", 6, NULL, 0);

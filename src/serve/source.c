@@ -83,7 +83,8 @@ static void *session_body(void *arg)
 	struct outgoing *o = arg;
 	struct err e = ERR_INIT;
 	const char *end = "completed";
-	int rc = worker_open_vmm(&o->worker, o->source.failure.fd, &e);
+	/* Nothing cuts a command to the VMM short: half a "stop" could not be undone. */
+	int rc = worker_open_vmm(&o->worker, -1, &e);
 
 	if (!rc)
 		rc = source_run(&o->source, &e);

@@ -29,8 +29,7 @@ static uint64_t plane_bytes(uint64_t npages)
 	return round_up_u64((npages + 63) / 64 * 8 + 8, FILE_UNIT_BYTES);
 }
 
-static int map_planes(struct page_file *f, const uint64_t *npages, unsigned int nregions,
-		      struct err *e)
+static void lay_out(struct page_file *f, const uint64_t *npages, unsigned int nregions)
 {
 	uint64_t at = round_up_u64(sizeof(struct head), FILE_UNIT_BYTES);
 
@@ -46,15 +45,17 @@ static int map_planes(struct page_file *f, const uint64_t *npages, unsigned int 
 	}
 	f->nregions = nregions;
 	f->len_bytes = at;
-	if (ftruncate(f->fd, (off_t)at) < 0)
-		return err_set(e, errno, "size it to %llu bytes: %s", (unsigned long long)at,
-			       strerror(errno));
-	f->base = mmap(NULL, at, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, f->fd, 0);
+}
+
+static int map_planes(struct page_file *f, struct err *e)
+{
+	f->base = mmap(NULL, f->len_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE,
+		       f->fd, 0);
 	if (f->base == MAP_FAILED) {
 		f->base = NULL;
 		return err_set(e, errno, "map it: %s", strerror(errno));
 	}
-	for (unsigned int i = 0; i < nregions; i++)
+	for (unsigned int i = 0; i < f->nregions; i++)
 		for (int bit = 0; bit < PAGE_NBITS; bit++)
 			f->map[i].plane[bit] =
 				(void *)((char *)f->base + f->map[i].plane_offset[bit]);
@@ -82,8 +83,12 @@ int page_file_create(struct page_file *f, const char *path,
 	rc = fd_write_all(f->fd, &head, sizeof(head));
 	if (rc < 0)
 		err_set(e, -rc, "write it: %s", strerror(-rc));
-	else
-		rc = map_planes(f, npages, nregions, e);
+	lay_out(f, npages, nregions);
+	if (!rc && ftruncate(f->fd, (off_t)f->len_bytes) < 0)
+		rc = err_set(e, errno, "size it to %llu bytes: %s",
+			     (unsigned long long)f->len_bytes, strerror(errno));
+	if (!rc)
+		rc = map_planes(f, e);
 	if (rc < 0) {
 		page_file_close(f);
 		return err_ctx(e, "%s", path);
@@ -116,11 +121,11 @@ int page_file_open(struct page_file *f, const char *path, const uint8_t session[
 		rc = err_set(e, EBADMSG, "%s describes other memory than this VM's", path);
 		goto fail;
 	}
-	rc = fstat(f->fd, &st) < 0 ? -errno : 0;
-	if (!rc)
-		rc = map_planes(f, npages, nregions, e);
-	if (!rc && (uint64_t)st.st_size != f->len_bytes)
+	lay_out(f, npages, nregions);
+	if (fstat(f->fd, &st) < 0 || (uint64_t)st.st_size != f->len_bytes)
 		rc = err_set(e, EBADMSG, "%s is cut short", path);
+	else
+		rc = map_planes(f, e);
 	if (!rc)
 		return 0;
 fail:
@@ -221,10 +226,10 @@ void page_clear_data(struct page_map *m, uint64_t first_pg, uint64_t mask)
 	plane_and_not(m->plane[PAGE_DATA], first_pg, mask);
 }
 
-uint64_t page_next_word(const struct page_map *m, uint64_t from_pg)
+uint64_t page_next_word(const struct page_map *m, enum page_bit bit, uint64_t from_pg)
 {
-	uint64_t at = m->plane_offset[PAGE_DATA] + from_pg / 8;
-	uint64_t end = m->plane_offset[PAGE_DATA] + (m->npages + 63) / 64 * 8;
+	uint64_t at = m->plane_offset[bit] + from_pg / 8;
+	uint64_t end = m->plane_offset[bit] + (m->npages + 63) / 64 * 8;
 
 	assert(from_pg % 64 == 0);
 	if (at >= end)
@@ -238,14 +243,15 @@ uint64_t page_next_word(const struct page_map *m, uint64_t from_pg)
 			return UINT64_MAX;
 		at = (uint64_t)data;
 	}
-	return (at - m->plane_offset[PAGE_DATA]) * 8;
+	return (at - m->plane_offset[bit]) * 8;
 }
 
 uint64_t page_removed(struct page_map *m, uint64_t first_pg, uint64_t npages)
 {
 	uint64_t end = first_pg + npages, lost = 0;
 
-	for (uint64_t w = first_pg / 64 * 64; (w = page_next_word(m, w)) < end; w += 64) {
+	for (uint64_t w = first_pg / 64 * 64; (w = page_next_word(m, PAGE_DATA, w)) < end;
+	     w += 64) {
 		uint64_t mask = plane_load(m->plane[PAGE_DATA], w, ~0ull);
 
 		if (w < first_pg)
@@ -265,7 +271,7 @@ void page_tally(const struct page_map *m, struct page_tally *ret_tally)
 {
 	struct page_tally t = { 0 };
 
-	for (uint64_t w = 0; (w = page_next_word(m, w)) != UINT64_MAX; w += 64) {
+	for (uint64_t w = 0; (w = page_next_word(m, PAGE_DATA, w)) != UINT64_MAX; w += 64) {
 		uint64_t data = plane_load(m->plane[PAGE_DATA], w, ~0ull);
 		uint64_t missing = data & ~plane_load(m->plane[PAGE_ARRIVED], w, ~0ull);
 

@@ -78,9 +78,9 @@ uint64_t page_removed(struct page_map *m, uint64_t first_pg, uint64_t npages);
 void page_set_data(struct page_map *m, uint64_t first_pg, uint64_t npages);
 void page_clear_data(struct page_map *m, uint64_t first_pg, uint64_t mask);
 
-/* The next word of 64 pages at or behind from_pg (a multiple of 64) in which the source may have a
- * page; its first page, or UINT64_MAX. */
-uint64_t page_next_word(const struct page_map *m, uint64_t from_pg);
+/* The next word of 64 pages at or behind from_pg (a multiple of 64) in which the bit may be set;
+ * its first page, or UINT64_MAX. */
+uint64_t page_next_word(const struct page_map *m, enum page_bit bit, uint64_t from_pg);
 
 struct page_tally {
 	uint64_t data, arrived, missing;

@@ -397,7 +397,8 @@ void umem_takeover(struct umem *u)
 	for (unsigned int i = 0; i < u->nregions; i++) {
 		struct region *r = &u->region[i];
 
-		for (uint64_t w = 0; (w = page_next_word(r->pages, w)) != UINT64_MAX; w += 64) {
+		for (uint64_t w = 0; (w = page_next_word(r->pages, PAGE_CLAIMED, w)) != UINT64_MAX;
+		     w += 64) {
 			uint64_t todo = page_test(r->pages, PAGE_CLAIMED, w, ~0ull) &
 					~page_test(r->pages, PAGE_ARRIVED, w, ~0ull);
 

@@ -9,7 +9,7 @@
 #include "umem/uffd.h"
 #include "util/util.h"
 
-enum { READ_MSGS = 64, FAULTS_MAX = 512, REMOVES_MAX = 64 };
+enum { READ_MSGS = 64, FAULTS_MAX = 512 };
 
 struct fault {
 	struct region *r;
@@ -17,18 +17,12 @@ struct fault {
 	bool minor; /* present, but not mapped there */
 };
 
-struct range {
-	struct region *r;
-	uint64_t first_pg, npages;
-};
-
 /* One round of events. Lives on the event thread's stack: nothing is allocated, nothing outlives
  * it. */
 struct round {
-	unsigned int nfaults, nremoves;
+	unsigned int nfaults;
 	bool overflow; /* more faults than room: everybody is woken and faults again */
 	struct fault fault[FAULTS_MAX];
-	struct range remove[REMOVES_MAX];
 };
 
 static void count_add(_Atomic uint64_t *counter, uint64_t n)
@@ -55,34 +49,30 @@ static struct region *find(struct umem *u, int uffd, uint64_t va, uint64_t *ret_
 	return NULL;
 }
 
-static void empty(const struct range *g)
-{
-	fallocate(g->r->memfd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
-		  (off_t)(g->first_pg * g->r->page_bytes), (off_t)(g->npages * g->r->page_bytes));
-	region_wake(g->r, g->first_pg, g->npages);
-}
-
 /* The guest gave [start, end) up. Under events_lock, exclusive. */
-static void take_remove(struct umem *u, struct round *now, int uffd, uint64_t start, uint64_t end)
+static void take_remove(struct umem *u, int uffd, uint64_t start, uint64_t end)
 {
-	struct range g;
+	uint64_t first_pg, npages;
+	struct region *r;
 
 	count_add(&u->count.remove_events, 1);
-	g.r = find(u, uffd, start, &g.first_pg);
-	if (!g.r || !atomic_load(&u->live))
+	r = find(u, uffd, start, &first_pg);
+	if (!r || !atomic_load(&u->live))
 		return;
 	/* A DONTNEED without a punch drops mappings only; of private memory it drops the content.
 	 */
-	if (!u->discard_drops_content && g.r->kind != REGION_ANON)
+	if (!u->discard_drops_content && r->kind != REGION_ANON)
 		return;
-	g.npages = min_u64((end - start) / g.r->page_bytes, g.r->npages - g.first_pg);
-	count_add(&u->count.removed_pages, page_removed(g.r->pages, g.first_pg, g.npages));
-	if (g.r->kind == REGION_ANON)
-		return;
-	if (now->nremoves == REMOVES_MAX)
-		empty(&g); /* right here as well; it only keeps placers waiting a little longer */
-	else
-		now->remove[now->nremoves++] = g;
+	npages = min_u64((end - start) / r->page_bytes, r->npages - first_pg);
+	/* A COPY may have fallen between the VMM's punch and its DONTNEED. It cannot be reached
+	 * once that has returned: it is unmapped, and its MINOR fault is ours to answer. So this
+	 * punch takes no write along. It comes before the bits: whoever takes over from us between
+	 * the two must not take late data for a page that arrived. */
+	if (r->kind != REGION_ANON)
+		fallocate(r->memfd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+			  (off_t)(first_pg * r->page_bytes), (off_t)(npages * r->page_bytes));
+	count_add(&u->count.removed_pages, page_removed(r->pages, first_pg, npages));
+	region_wake(r, first_pg, npages);
 }
 
 static void take_fault(struct umem *u, struct round *now, int uffd, const struct uffd_msg *m)
@@ -110,7 +100,7 @@ static void read_uffd(struct umem *u, struct round *now, int uffd)
 			if (msg[i].event == UFFD_EVENT_PAGEFAULT)
 				take_fault(u, now, uffd, &msg[i]);
 			else if (msg[i].event == UFFD_EVENT_REMOVE)
-				take_remove(u, now, uffd, msg[i].arg.remove.start,
+				take_remove(u, uffd, msg[i].arg.remove.start,
 					    msg[i].arg.remove.end);
 		}
 	}
@@ -127,10 +117,6 @@ static void read_events(struct umem *u, struct round *now)
 		}
 	}
 	pthread_rwlock_unlock(&u->events_lock);
-	/* A COPY may have fallen between the VMM's punch and its DONTNEED. Nobody can have reached
-	 * it since: it is unmapped, and its MINOR fault is answered below us. */
-	for (unsigned int i = 0; i < now->nremoves; i++)
-		empty(&now->remove[i]);
 }
 
 /* Zeros for one page whose bits need no change. */
@@ -228,7 +214,7 @@ unsigned int umem_get_requests(struct umem *u, struct page_request *req, unsigne
 	struct round now;
 	unsigned int n = 0;
 
-	now.nfaults = now.nremoves = 0;
+	now.nfaults = 0;
 	now.overflow = false;
 	read_events(u, &now);
 	sort(now.fault, now.nfaults);

@@ -18,7 +18,7 @@ int size_parse(const char *text, uint64_t *ret_bytes, const char **ret_end)
 	n = strtoull(text, &end, 10);
 	if (errno)
 		return -EINVAL;
-	unit = *end ? strchr(units, *end & ~0x20) : NULL;
+	unit = *end & ~0x20 ? strchr(units, *end & ~0x20) : NULL; /* ' ' must not find the NUL */
 	if (unit) {
 		unsigned int shift = 10 * (unsigned int)(unit - units + 1);
 

@@ -92,7 +92,7 @@ int qmp_greeting(struct vmm *v, const char *key, int timeout_ms, struct err *e)
 static int send_command(struct vmm *v, const char *command, json_t *arguments, int pass_fd,
 			struct err *e)
 {
-	json_t *o = json_pack("{s:s}", "execute", command);
+	json_t *o = json_pack("{s:s, s:I}", "execute", command, "id", (json_int_t)++v->last_id);
 	size_t len;
 	char *text;
 	ssize_t n;
@@ -119,13 +119,16 @@ int qmp_execute(struct vmm *v, const char *command, json_t *arguments, int pass_
 
 	while (!rc) {
 		const json_t *value, *error;
+		bool late; /* an event has no id, an answer that nobody waits for any more another
+			      one */
 		json_t *o;
 
 		rc = read_object(v, deadline_ns, &o, e);
 		if (rc < 0)
 			return err_ctx(e, "%s", command);
-		value = json_object_get(o, "return");
-		error = json_object_get(o, "error");
+		late = json_integer_value(json_object_get(o, "id")) != v->last_id;
+		value = late ? NULL : json_object_get(o, "return");
+		error = late ? NULL : json_object_get(o, "error");
 		if (error) {
 			const char *desc = json_string_value(json_object_get(error, "desc"));
 

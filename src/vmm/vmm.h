@@ -52,7 +52,9 @@ struct vmm_info {
 struct vmm {
 	const struct vmm_ops *ops;
 	int sock;
-	int abort_fd; /* readable: every wait ends with -ECANCELED; -1: none */
+	int abort_fd;	 /* readable: every wait ends with -ECANCELED; -1: none */
+	int64_t last_id; /* of a command: an answer that came after its deadline is not taken for
+			    the next one's */
 };
 
 struct vmm_ops {

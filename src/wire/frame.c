@@ -174,9 +174,10 @@ uint64_t frame_page_sum(uint32_t region, uint64_t pg, const void *page, uint32_t
 {
 	/* The factor is odd, so that no bit of the hash is lost, and differs from place to place,
 	 * so that a page that lands elsewhere is noticed. */
-	uint64_t place = (pg << 7 | region) * 0x9e3779b97f4a7c15ull | 1;
+	uint64_t place = (pg << 7 | region) * 0x9e3779b97f4a7c15ull;
 
-	return XXH3_64bits(page, page_bytes) * place;
+	place = (place ^ place >> 32) * 0xd6e8feb86659fd93ull;
+	return XXH3_64bits(page, page_bytes) * ((place ^ place >> 32) | 1);
 }
 
 uint64_t frame_sum(const struct frame *f, const void *payload)

@@ -26,6 +26,15 @@ static void name_put(uint8_t *at, const char *name)
 	memcpy(at, name, len);
 }
 
+void text_get(char *out, size_t room_bytes, const uint8_t *buf, size_t len_bytes)
+{
+	size_t n = len_bytes < room_bytes ? len_bytes : room_bytes - 1;
+
+	for (size_t i = 0; i < n; i++)
+		out[i] = buf[i] >= ' ' && buf[i] <= '~' ? (char)buf[i] : '?';
+	out[n] = '\0';
+}
+
 size_t hello_put(uint8_t *buf, const struct hello *m)
 {
 	uint8_t *at = buf;
@@ -58,6 +67,8 @@ int hello_get(struct hello *ret_m, const uint8_t *buf, size_t len_bytes, struct 
 	m.nbulk = get_u32(at + 8);
 	m.features = get_u64(at + 16);
 	memcpy(m.name, at + 24, WIRE_NAME_BYTES);
+	if (get_u32(at + 12))
+		return err_set(e, EBADMSG, "HELLO sets bits that this version does not know");
 	if (m.role >= ROLE_NROLES || m.index >= WIRE_BULK_MAX)
 		return err_set(e, EBADMSG, "HELLO opens connection %u of unknown role %u", m.index,
 			       m.role);

@@ -68,6 +68,10 @@ enum {
 	ENDING_BYTES = 24,
 };
 
+/* A sentence of the peer, fit for a terminal, a log and JSON: what is not printable ASCII becomes
+ * '?'. */
+void text_get(char *out, size_t room_bytes, const uint8_t *buf, size_t len_bytes);
+
 size_t hello_put(uint8_t *buf, const struct hello *m);
 int hello_get(struct hello *ret_m, const uint8_t *buf, size_t len_bytes, struct err *e);
 

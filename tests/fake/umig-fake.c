@@ -355,28 +355,39 @@ static void say(int sock, json_t *o)
 	json_decref(o);
 }
 
-/* A client's commands are short: one message is one line. False: it has gone. */
-static bool serve(int sock)
+/* One command and its answer. */
+static void serve_line(int sock, const char *line, size_t len, int fd)
 {
-	char line[4096];
-	int fd = -1;
-	size_t nfds = 1;
-	ssize_t n = fd_recv(sock, line, sizeof(line), &fd, &nfds, 0);
-	const char *command, *why;
-	json_t *o, *value;
+	json_t *o = json_loadb(line, len, 0, NULL), *value = NULL, *answer;
+	const char *command = json_string_value(json_object_get(o, "execute"));
+	const char *why = command ? execute(command, fd, &value) : "no command";
 
-	if (n <= 0)
-		return false;
-	o = json_loadb(line, (size_t)n, 0, NULL);
-	command = json_string_value(json_object_get(o, "execute"));
-	why = command ? execute(command, fd, &value) : "no command";
-	say(sock, why ? json_pack("{s:{s:s}}", "error", "desc", why)
-		      : json_pack("{s:o}", "return", value ? value : json_object()));
+	answer = why ? json_pack("{s:{s:s}}", "error", "desc", why)
+		     : json_pack("{s:o}", "return", value ? value : json_object());
+	if (json_object_get(o, "id"))
+		json_object_set(answer, "id", json_object_get(o, "id"));
+	say(sock, answer);
 	if (command && !strcmp(command, "quit"))
 		exit(0);
 	json_decref(o);
+}
+
+/* Commands are short: a message holds whole lines, and an fd belongs to the last of them. False:
+ * gone. */
+static bool serve(int sock)
+{
+	char text[4096];
+	size_t nfds = 1;
+	int fd = -1;
+	ssize_t n = fd_recv(sock, text, sizeof(text), &fd, &nfds, 0);
+	const char *line = text, *end;
+
+	while (n > 0 && (end = memchr(line, '\n', (size_t)(text + n - line)))) {
+		serve_line(sock, line, (size_t)(end - line), fd);
+		line = end + 1;
+	}
 	fd_close(&fd);
-	return true;
+	return n > 0;
 }
 
 static void control_loop(void)
