@@ -46,11 +46,12 @@ struct effort {
 static const struct effort full = { ROUNDS_MAX, 4000, 8192, 4, 400 * NS_PER_MS };
 static const struct effort quick = { 1, 200, 256, 1, 20 * NS_PER_MS };
 
-enum figure { PING_P50, PING_P99, FAULT_P50, FAULT_P99, STREAM, MEMCPY, NFIGURES };
+enum figure { PING_P50, PING_P99, FAULT_P50, FAULT_P99, STREAM, COPY, MEMCPY, NFIGURES };
 static const char *const figure_name[] = {
 	[PING_P50] = "ping-us-p50",	   [PING_P99] = "ping-us-p99",
 	[FAULT_P50] = "userfault-us-p50",  [FAULT_P99] = "userfault-us-p99",
-	[STREAM] = "stream-gb-per-second", [MEMCPY] = "memcpy-gb-per-second",
+	[STREAM] = "stream-gb-per-second", [COPY] = "copy-gb-per-second",
+	[MEMCPY] = "memcpy-gb-per-second",
 };
 _Static_assert(ARRAY_SIZE(figure_name) == NFIGURES, "name every figure");
 
@@ -280,6 +281,30 @@ static double measure_stream(const struct effort *effort)
 	return rate;
 }
 
+/* Memory that arrives must also be placed: runs as umig places them, into a file that is empty. */
+static double measure_copy(const struct effort *effort)
+{
+	size_t len_bytes = (size_t)effort->nfaults * PAGE_BYTES;
+	uint8_t *buf = allocate(STREAM_BYTES);
+	struct faulty f = { 0 };
+	uint8_t *base = map_faulty(&f, len_bytes);
+	uint64_t t0_ns = clock_ns(), t_ns;
+
+	for (size_t at = 0; at < len_bytes; at += STREAM_BYTES) {
+		struct uffdio_copy copy = { .dst = (uintptr_t)base + at,
+					    .src = (uintptr_t)buf,
+					    .len = STREAM_BYTES };
+
+		if (ioctl(f.uffd, UFFDIO_COPY, &copy) < 0)
+			die("place pages", errno);
+	}
+	t_ns = clock_ns() - t0_ns;
+	munmap(base, len_bytes);
+	munmap(buf, STREAM_BYTES);
+	fd_close(&f.uffd);
+	return (double)len_bytes / (double)t_ns;
+}
+
 static double measure_memcpy(const struct effort *effort)
 {
 	uint8_t *from = allocate(MEMCPY_BYTES), *to = allocate(MEMCPY_BYTES);
@@ -300,6 +325,7 @@ static void measure(const struct effort *effort, double *us, double *ret_figure)
 	measure_ping(effort, us, ret_figure);
 	measure_faults(effort, us, ret_figure);
 	ret_figure[STREAM] = measure_stream(effort);
+	ret_figure[COPY] = measure_copy(effort);
 	ret_figure[MEMCPY] = measure_memcpy(effort);
 }
 

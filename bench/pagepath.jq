@@ -3,9 +3,9 @@
 
 # The order is that of the table. target: of the median ratio to the limit; "best": at least, else at most.
 def known: [
-  {key: "fault-sequential", text: "remote fault, pages in sequence, p50", unit: "us", of: "ping + userfault", most: 1.5},
+  {key: "fault-sequential-p50", text: "remote fault, pages in sequence, p50", unit: "us", of: "ping + userfault", most: 1.5},
   {key: "fault-sequential-p99", text: "  p99", unit: "us", of: "ping + userfault, p99"},
-  {key: "fault-random", text: "remote fault, random pages, p50", unit: "us", of: "ping + userfault", most: 1.5},
+  {key: "fault-random-p50", text: "remote fault, random pages, p50", unit: "us", of: "ping + userfault", most: 1.5},
   {key: "fault-random-p99", text: "  p99", unit: "us", of: "ping + userfault, p99"},
   {key: "background", text: "background, 1 connection", unit: "GB/s", of: "one TCP stream", least: 0.7},
   {key: "background-2", text: "background, 2 connections", unit: "GB/s", of: "one TCP stream", least: 0.7},
@@ -59,7 +59,7 @@ def of_limits($key): [$limits[][$key]] | "\(median | number) (\(min | number) ..
   else
     "umig's page path: \($machine); \($kernel); \($cores) cores; runs: \($runs); load \($load)",
     "the machine, in these runs: ping \(of_limits("ping-us-p50")) us, userfault \(of_limits("userfault-us-p50")) us,"
-      + " TCP stream \(of_limits("stream-gb-per-second")) GB/s, memcpy \(of_limits("memcpy-gb-per-second")) GB/s",
+      + " TCP stream \(of_limits("stream-gb-per-second")) GB/s, COPY of 256 KiB \(of_limits("copy-gb-per-second")) GB/s, memcpy \(of_limits("memcpy-gb-per-second")) GB/s",
     "",
     "\("what" | left(37)) \("median" | right(8))      \("min .. max" | left(17)) \("limit" | right(7)) \("ratio" | right(7))  \("target" | left(12)) the limit is",
     ($summary[] | row)

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <getopt.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -10,9 +11,37 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "cli/cli.h"
 #include "rundir/rundir.h"
 #include "util/fd.h"
 #include "util/proc.h"
+
+int launch_parse(struct launch *l, bool with_uri, int argc, char **argv)
+{
+	static const struct option options[] = { { "again", no_argument, NULL, 'a' },
+						 { NULL, 0, NULL, 0 } };
+	const char *verb = argv[0];
+	int opt;
+
+	while ((opt = getopt_long(argc, argv, "+", options, NULL)) != -1) {
+		if (opt != 'a')
+			return cli_usage(verb, "that is no option of %s", verb);
+		l->again = true;
+	}
+	if (argc - optind < 2 + with_uri)
+		return cli_usage(verb, "%s",
+				 with_uri ? "a name, an address and a program are needed"
+					  : "a name and a program are needed");
+	l->name = argv[optind++];
+	if (with_uri)
+		l->uri = argv[optind++];
+	if (!strcmp(argv[optind], "--"))
+		optind++;
+	if (optind == argc)
+		return cli_usage(verb, "a program is needed");
+	l->argv = argv + optind;
+	return 0;
+}
 
 static bool is_program(const char *path)
 {

@@ -18,6 +18,10 @@ struct launch {
 	struct vm_record vm;
 };
 
+/* [--again] NAME [URI] [--] PROGRAM [ARGUMENT]...: 0, or the exit status after saying what is
+ * wrong. */
+int launch_parse(struct launch *l, bool with_uri, int argc, char **argv);
+
 /* Claims the name, makes the memory, rewrites the command line and writes vm.json. On failure
  * nothing is left. */
 int launch_prepare(struct launch *l, struct err *e);

@@ -27,7 +27,7 @@ const struct verb verbs[] = {
 	  "  -m            the background goes on where the last fault was\n"
 	  "  FORWARD       pages sent along behind a touched one (default: the 64 around it)\n"
 	  "  BACKWARD      pages sent along before it\n"
-	  "  --bulk N      connections for the background (1 to 8, default 1)\n"
+	  "  --bulk N      connections for the background (1 to 8, default 2)\n"
 	  "  --detach      return once it is under way\n"
 	  "  --x-break W   break it on purpose: W is 'page' (one is never sent) or 'bit' (one is flipped)\n" },
 	{ "list", cli_list, "", "the VMs of this host", "" },

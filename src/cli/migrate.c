@@ -68,7 +68,7 @@ static int parse(struct request *r, int argc, char **argv)
 						 { NULL, 0, NULL, 0 } };
 	int opt;
 
-	*r = (struct request){ .forward = -1, .backward = -1, .bulk = 1 };
+	*r = (struct request){ .forward = -1, .backward = -1, .bulk = 2 };
 	while ((opt = getopt_long(argc, argv, "pnm", options, NULL)) != -1) {
 		switch (opt) {
 		case 'p':

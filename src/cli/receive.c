@@ -1,5 +1,4 @@
 /* SPDX-License-Identifier: MIT */
-#include <getopt.h>
 #include <jansson.h>
 #include <stdio.h>
 #include <unistd.h>
@@ -45,26 +44,12 @@ static int receive(struct launch *l, struct err *e)
 
 int cli_receive(int argc, char **argv)
 {
-	static const struct option options[] = { { "again", no_argument, NULL, 'a' },
-						 { NULL, 0, NULL, 0 } };
 	static struct launch l;
 	struct err e = ERR_INIT;
-	int opt;
+	int rc = launch_parse(&l, true, argc, argv);
 
-	while ((opt = getopt_long(argc, argv, "+", options, NULL)) != -1) {
-		if (opt != 'a')
-			return cli_usage("receive", "that is no option of receive");
-		l.again = true;
-	}
-	if (argc - optind < 3)
-		return cli_usage("receive", "a name, an address and a program are needed");
-	l.name = argv[optind++];
-	l.uri = argv[optind++];
-	if (!strcmp(argv[optind], "--"))
-		optind++;
-	if (optind == argc)
-		return cli_usage("receive", "a program is needed");
-	l.argv = argv + optind;
+	if (rc)
+		return rc;
 	receive(&l, &e);
 	return cli_fail(&e);
 }

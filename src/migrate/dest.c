@@ -10,22 +10,17 @@
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/random.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
 #include "migrate/room.h"
-#include "net/sock.h"
 #include "util/clock.h"
 #include "util/fd.h"
 #include "util/util.h"
 
 enum {
-	HELLO_TIMEOUT_MS = 10000,
 	BEFORE_RUN_TIMEOUT_MS = 90000,
-	TURN_AWAY_MS = 200,
 	LAST_WORD_MS = 500,
 	SEND_TIMEOUT_MS = 10000,
-	CONTROL_PAYLOAD_BYTES = FRAME_RUN_BYTES,
 	DEVICE_BYTES_MAX = 1 << 30,
 };
 
@@ -102,20 +97,6 @@ void dest_reset(struct dest *d)
 
 /* --- HELLO --- */
 
-static void say_why(struct channel *c, enum frame_type type, const char *why)
-{
-	struct frame f = { .type = type, .len_bytes = (uint32_t)strlen(why) };
-	struct err ignored;
-
-	if (c->fd >= 0)
-		channel_send(c, &f, why, &ignored);
-}
-
-static void refuse(struct channel *c, const char *why)
-{
-	say_why(c, FRAME_REFUSED, why);
-}
-
 /* Registered first, then emptied: nothing can slip in between. */
 static int make_region(struct dest *d, const struct dest_region *c, struct err *e)
 {
@@ -151,143 +132,18 @@ static int make_memory(struct dest *d, struct err *e)
 	return rc;
 }
 
-/* Until somebody calls. A source that has gone meanwhile is not waited for. */
-static int wait_connection(struct dest *d, int timeout_ms, struct err *e)
-{
-	struct pollfd p[3] = { { .fd = d->config.listen_fd, .events = POLLIN },
-			       { .fd = d->failure.fd, .events = POLLIN },
-			       { .fd = d->control.fd, .events = 0 } }; /* POLLHUP comes anyway */
-	int n;
-
-	do {
-		n = poll(p, 3, timeout_ms);
-	} while (n < 0 && errno == EINTR);
-	if (n == 0)
-		return err_set(e, ETIMEDOUT, "the source has not opened all its connections");
-	if (p[1].revents)
-		return err_set(e, ECANCELED, "cancelled");
-	if (p[2].revents)
-		return err_set(e, EPIPE,
-			       "the source closed the link before all its connections were open");
-	return 0;
-}
-
-/* The next connection that says HELLO as it should; others are told why not, and dropped. */
-static int accept_hello(struct dest *d, struct channel *c, struct hello *h, int timeout_ms,
-			struct err *e)
-{
-	for (;;) {
-		char text[sizeof(e->msg) + 64];
-		const uint8_t *payload;
-		struct frame f;
-		int fd, rc;
-
-		rc = wait_connection(d, timeout_ms, e);
-		if (rc < 0)
-			return rc;
-		fd = sock_accept(d->config.listen_fd);
-		if (fd < 0)
-			continue; /* it has gone again */
-		rc = channel_init(c, fd, d->failure.fd, CONTROL_PAYLOAD_BYTES, e);
-		if (!rc)
-			rc = channel_recv(c, CHANNEL_WAIT, HELLO_TIMEOUT_MS, &f, &payload, e);
-		if (rc > 0 && f.type != FRAME_HELLO)
-			rc = err_set(e, EPROTO, "the peer breaks the order: %s where HELLO belongs",
-				     frame_type_name[f.type]);
-		else if (rc > 0)
-			rc = hello_get(h, payload, f.len_bytes, e);
-		if (!rc) {
-			d->rehearsal = f.flags & FRAME_REHEARSAL;
-			return 0;
-		}
-		refuse(c, e->msg);
-		channel_fini(c);
-		if (rc == -ECANCELED)
-			return rc;
-		snprintf(text, sizeof(text), "a connection was dropped: %s", e->msg);
-		d->config.hooks.note(d->config.hooks.arg, text);
-	}
-}
-
-static int greet(struct dest *d, struct channel *c, struct err *e)
-{
-	struct frame f = { .type = FRAME_HELLO_OK, .len_bytes = HELLO_BYTES };
-	struct hello h = d->peer;
-	uint8_t buf[HELLO_BYTES];
-
-	memcpy(h.token, d->token, sizeof(h.token));
-	h.features = 0; /* those of version 1 that both know */
-	snprintf(h.name, sizeof(h.name), "%s", d->config.name);
-	hello_put(buf, &h);
-	c->shape = (struct frame_shape){ d->config.nregions, d->npages, d->page_bytes };
-	return channel_send(c, &f, buf, e);
-}
-
-static uint32_t largest_payload(const struct dest *d)
-{
-	uint32_t most = FRAME_RUN_BYTES;
-
-	for (unsigned int i = 0; i < d->config.nregions; i++)
-		most = d->page_bytes[i] > most ? d->page_bytes[i] : most;
-	return most;
-}
-
-/* Moves a freshly greeted connection to its place, with a buffer that fits its frames. */
-static int seat(struct dest *d, struct channel *at, struct channel *from, struct err *e)
-{
-	int rc = channel_init(at, fd_steal(&from->fd), d->failure.fd, largest_payload(d), e);
-
-	if (!rc) { /* what the source has said already comes along */
-		at->rx_bytes = from->rx_bytes - from->rx_used;
-		memcpy(at->rx, from->rx + from->rx_used, at->rx_bytes);
-	}
-	channel_fini(from);
-	return rc ? rc : greet(d, at, e);
-}
-
-static int accept_joins(struct dest *d, struct err *e)
-{
-	unsigned int seated = 0;
-
-	while (seated < d->nbulk + 1) {
-		struct channel c = { .fd = -1 }, *at = NULL;
-		struct hello h;
-		int rc = accept_hello(d, &c, &h, HELLO_TIMEOUT_MS, e);
-
-		if (rc < 0)
-			return rc;
-		if (memcmp(h.session, d->peer.session, sizeof(h.session)) == 0 &&
-		    memcmp(h.token, d->token, sizeof(h.token)) == 0) {
-			if (h.role == ROLE_URGENT)
-				at = &d->urgent;
-			else if (h.role == ROLE_BULK && h.index < d->nbulk)
-				at = &d->bulk[h.index];
-		}
-		if (!at || at->fd >= 0) {
-			refuse(&c, "another migration is under way here");
-			channel_fini(&c);
-			continue;
-		}
-		rc = seat(d, at, &c, e);
-		if (rc < 0)
-			return rc;
-		seated++;
-	}
-	return 0;
-}
-
 int dest_hello(struct dest *d, struct err *e)
 {
 	struct channel c = { .fd = -1 };
 	int rc;
 
 	for (;;) {
-		rc = accept_hello(d, &c, &d->peer, -1, e);
+		rc = dest_accept_hello(d, &c, &d->peer, -1, e);
 		if (rc < 0)
 			return rc;
 		if (d->peer.role == ROLE_CONTROL)
 			break;
-		refuse(&c, "no migration is under way here");
+		dest_refuse(&c, "no migration is under way here");
 		channel_fini(&c);
 	}
 	atomic_store(&d->t_hello_ns, clock_ns());
@@ -296,35 +152,19 @@ int dest_hello(struct dest *d, struct err *e)
 		return err_set(e, errno, "draw a token: %s", strerror(errno));
 	rc = make_memory(d, e);
 	if (!rc)
-		rc = seat(d, &d->control, &c, e);
+		rc = dest_seat(d, &d->control, &c, e);
 	else
-		refuse(&c, e->msg);
+		dest_refuse(&c, e->msg);
 	channel_fini(&c);
 	d->control.send_timeout_ms = SEND_TIMEOUT_MS;
 	if (!rc)
-		rc = accept_joins(d, e);
+		rc = dest_accept_joins(d, e);
 	if (!rc)
 		rc = dest_watch_urgent(d, e);
 	return rc ? rc : d->config.hooks.start_threads(d->config.hooks.arg, e);
 }
 
 /* --- what the source says on control --- */
-
-/* While one migration is under way, another source is told so at once. */
-static void turn_away(struct dest *d)
-{
-	struct channel c = { .fd = -1 };
-	uint8_t hello[FRAME_HEAD_BYTES + HELLO_BYTES];
-	struct err ignored;
-	int fd = sock_accept(d->config.listen_fd);
-
-	if (fd < 0 || channel_init(&c, fd, -1, HELLO_BYTES, &ignored) < 0)
-		return;
-	if (fd_wait(fd, POLLIN, d->failure.fd, TURN_AWAY_MS) > 0)
-		recv(fd, hello, sizeof(hello), MSG_DONTWAIT); /* unread, it would cost our answer */
-	refuse(&c, "another migration is under way here");
-	channel_fini(&c);
-}
 
 /* Until control has something to say. */
 static int wait_control(struct dest *d, int timeout_ms, struct err *e)
@@ -346,7 +186,7 @@ static int wait_control(struct dest *d, int timeout_ms, struct err *e)
 		if (p[1].revents)
 			return err_set(e, ECANCELED, "cancelled");
 		if (p[2].revents)
-			turn_away(d);
+			dest_turn_away(d);
 	}
 	return 0;
 }
@@ -787,7 +627,7 @@ int dest_end(struct dest *d, struct err *e)
 
 void dest_say_refused(struct dest *d, const struct err *e)
 {
-	refuse(&d->control, e->msg);
+	dest_refuse(&d->control, e->msg);
 }
 
 int dest_run(struct dest *d, struct err *e)
@@ -806,7 +646,7 @@ int dest_run(struct dest *d, struct err *e)
 		hear_last_word(d, e);
 		/* Whoever owns the VM never refuses it: REFUSED lets the source run it. */
 		if (atomic_load(&d->given))
-			say_why(&d->control, FRAME_FAILED, e->msg);
+			dest_say_why(&d->control, FRAME_FAILED, e->msg);
 		else if (!d->device_begun)
 			dest_say_refused(d, e);
 	}

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* The destination end of a migration. dest.c: the stages; receive.c: pages on their way in. */
+/* The destination end of a migration. dest.c: the stages; accept.c: its connections; receive.c:
+ * pages on their way in. */
 #ifndef UMIG_MIGRATE_DEST_H
 #define UMIG_MIGRATE_DEST_H
 
@@ -99,6 +100,17 @@ int dest_take_pages(struct dest *d, const struct frame *f, const uint8_t *payloa
 		    bool is_fault_thread, struct err *e);
 int dest_watch_urgent(struct dest *d, struct err *e);
 int dest_watch_uffd(struct dest *d, int uffd, struct err *e);
+
+/* accept.c. dest_accept_hello(): the next connection that says HELLO as it should, with no limit of
+ * time if timeout_ms < 0. dest_seat(): moves it to its place and greets it. dest_accept_joins():
+ * urgent and bulk. dest_turn_away(): another source, while one is here. */
+int dest_accept_hello(struct dest *d, struct channel *c, struct hello *h, int timeout_ms,
+		      struct err *e);
+int dest_seat(struct dest *d, struct channel *at, struct channel *from, struct err *e);
+int dest_accept_joins(struct dest *d, struct err *e);
+void dest_turn_away(struct dest *d);
+void dest_say_why(struct channel *c, enum frame_type type, const char *why);
+void dest_refuse(struct channel *c, const char *why);
 
 /* Stage functions, for the table. */
 int dest_hello(struct dest *d, struct err *e);

@@ -214,7 +214,7 @@ static void take_urgent(struct dest *d)
 	flush_requests(d);
 	while ((rc = channel_recv(&d->urgent, CHANNEL_DONTWAIT, 0, &f, &payload, &e)) > 0) {
 		rc = take_frame(d, &f, payload, true, &e);
-		if (rc < 0)
+		if (rc < 0 || !channel_pending(&d->urgent)) /* epoll reports what comes next */
 			break;
 	}
 	if (rc < 0) {

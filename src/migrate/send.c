@@ -221,8 +221,8 @@ static int serve_requests(struct urgent *u, struct err *e)
 				    it */
 			continue;
 		rc = serve_request(u, &f, e);
-		if (rc < 0)
-			return rc;
+		if (rc < 0 || !channel_pending(&u->s->urgent))
+			return rc; /* poll reports what comes next */
 	}
 	return rc;
 }

@@ -356,6 +356,7 @@ int source_commit(struct source *s, struct err *e)
 {
 	const uint8_t *payload;
 	int open = FATE_OPEN, rc;
+	uint64_t sent_bytes;
 	struct frame f;
 
 	/* It may have said no, or gone, since it said DEVICE_OK. */
@@ -371,9 +372,14 @@ int source_commit(struct source *s, struct err *e)
 		atomic_store(&s->fate, FATE_OPEN);
 		return rc;
 	}
+	sent_bytes = atomic_load(&s->control.bytes_out);
 	rc = tell(s, FRAME_RUN, s->was_running ? FRAME_CONT : 0, NULL, 0, e);
-	if (rc < 0)
+	if (rc < 0) {
+		/* Not one byte of RUN has left: nobody can act on it. */
+		if (atomic_load(&s->control.bytes_out) == sent_bytes)
+			atomic_store(&s->fate, FATE_OPEN);
 		return rc;
+	}
 	rc = hear(s, -1, &f, &payload, e);
 	if (rc == -ECONNREFUSED) /* said only when its VMM can never run: ours may */
 		atomic_store(&s->fate, FATE_OPEN);

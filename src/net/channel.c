@@ -82,7 +82,6 @@ int channel_send_summed(struct channel *c, const struct frame *f, const void *pa
 	int flags = MSG_NOSIGNAL | (c->send_timeout_ms ? MSG_DONTWAIT : 0);
 
 	frame_put(head, f, payload_sum);
-	atomic_fetch_add_explicit(&c->bytes_out, left, memory_order_relaxed);
 	while (left) {
 		ssize_t n = sendmsg(c->fd, &msg, flags);
 
@@ -98,6 +97,7 @@ int channel_send_summed(struct channel *c, const struct frame *f, const void *pa
 		if (n < 0)
 			return send_failed(errno, e);
 		left -= (size_t)n;
+		atomic_fetch_add_explicit(&c->bytes_out, (uint64_t)n, memory_order_relaxed);
 		while (n && (size_t)n >= msg.msg_iov->iov_len) {
 			n -= (ssize_t)msg.msg_iov->iov_len;
 			msg.msg_iov++;

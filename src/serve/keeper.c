@@ -290,6 +290,22 @@ static int start_worker(struct keeper *k, struct err *e)
 	return k->worker_pidfd < 0 ? err_set(e, errno, "watch the worker: %s", strerror(errno)) : 0;
 }
 
+/* What became of it, on file: for verbs that come when we are gone. */
+static void write_end(struct keeper *k, json_t *status)
+{
+	json_t *state;
+	struct err e;
+
+	if (rundir_read(k->name, "state.json", &state, &e) < 0)
+		state = json_pack("{s:i, s:s, s:s, s:s}", "version", 1, "role",
+				  k->incoming ? "destination" : "source", "record", "failed",
+				  "peer", config_text(k->config, "uri"));
+	json_object_set(state, "migration", status);
+	if (rundir_write(k->name, "state.json", state, &e) < 0)
+		log_line("%s", e.msg);
+	json_decref(state);
+}
+
 static void take_status(struct keeper *k)
 {
 	char buf[WORKER_STATUS_BYTES_MAX];
@@ -300,8 +316,10 @@ static void take_status(struct keeper *k)
 
 		if (!status)
 			continue;
-		if (config_bool(status, "final"))
+		if (config_bool(status, "final")) {
 			k->complete = !strcmp(config_text(status, "status"), "completed");
+			write_end(k, status); /* before anybody hears that it is over */
+		}
 		control_status(&k->control, status);
 	}
 	if (n == 0)
@@ -368,22 +386,6 @@ static int write_begin(struct keeper *k, struct err *e)
 
 	json_decref(state);
 	return rc;
-}
-
-/* What became of it, on file: for verbs that come when we are gone. */
-static void write_end(struct keeper *k)
-{
-	json_t *state;
-	struct err e;
-
-	if (rundir_read(k->name, "state.json", &state, &e) < 0)
-		state = json_pack("{s:i, s:s, s:s, s:s}", "version", 1, "role",
-				  k->incoming ? "destination" : "source", "record", "failed",
-				  "peer", config_text(k->config, "uri"));
-	json_object_set(state, "migration", k->control.status);
-	if (rundir_write(k->name, "state.json", state, &e) < 0)
-		log_line("%s", e.msg);
-	json_decref(state);
 }
 
 static void finish_arrival(struct keeper *k)
@@ -473,7 +475,7 @@ int keeper_main(int argc, char **argv)
 	}
 	if (!k.complete)
 		roll_back(&k);
-	write_end(&k);
+	write_end(&k, k.control.status);
 	if (k.incoming && k.complete && !vmm_died(&k, 0))
 		finish_arrival(&k);
 	else if (k.incoming && !k.complete && !vmm_died(&k, 0) &&

@@ -84,7 +84,7 @@ is() { # NAME STATUS: of the VMM
 }
 
 migrate() { # NAME URI: status in $rc, words in migrate.out
-	timeout 30 "$umig" migrate -p "$1" "$2" >"$dir/progress.out" 2>"$dir/migrate.out"
+	timeout 30 "$umig" migrate -p --bulk 1 "$1" "$2" >"$dir/progress.out" 2>"$dir/migrate.out"
 	rc=$?
 }
 

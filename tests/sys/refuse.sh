@@ -138,8 +138,9 @@ no-memory) # the destination's cgroup has too little: found at ADVISE
 	stays "not enough memory: the VM brings 8 MiB, its cgroup .*umig-test-$$ has [0-6] MiB left"
 	echo 64M >"$group/$limit"
 	then_moves
-	kill -9 "${PIDS[1]}"
+	kill -9 "${PIDS[1]}" # the cgroup can be removed when it is empty
 	wait "${PIDS[1]}" 2>/dev/null
+	true
 	;;
 no-hugepages)
 	host_setting /sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages 16

@@ -22,7 +22,7 @@ enum { RACE_PAGES = 4096, PAGE_BYTES = 4096 };
 
 static struct rig g;
 static _Atomic uint64_t turn, placed;
-static uint64_t total;
+static _Atomic uint64_t total;
 
 /* Page of a turn: spread, so that neighbours are not raced in a row. */
 static uint64_t page_of(uint64_t t)
@@ -105,6 +105,10 @@ int main(int argc, char **argv)
 		    0) /* the bulk thread waits for its turn: nobody else is here */
 			begin_again();
 		revived += race(t);
+		if (without_minor && revived) { /* seen: enough */
+			total = t;
+			atomic_store(&turn, UINT64_MAX); /* the bulk thread may wait for one more */
+		}
 	}
 	pthread_join(bulk, NULL);
 	rig_stop_events(&g);

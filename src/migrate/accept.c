@@ -1,0 +1,170 @@
+/* SPDX-License-Identifier: MIT */
+/* Who calls, and where they sit: connections of a destination from accept() to their place. Others
+ * are told why not, and dropped; they never disturb a migration that is under way.
+ */
+#include "migrate/dest.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <stdio.h>
+#include <sys/socket.h>
+
+#include "net/sock.h"
+#include "util/fd.h"
+
+enum { HELLO_TIMEOUT_MS = 10000, TURN_AWAY_MS = 200, CONTROL_PAYLOAD_BYTES = FRAME_RUN_BYTES };
+
+void dest_say_why(struct channel *c, enum frame_type type, const char *why)
+{
+	struct frame f = { .type = type, .len_bytes = (uint32_t)strlen(why) };
+	struct err ignored;
+
+	if (c->fd >= 0)
+		channel_send(c, &f, why, &ignored);
+}
+
+void dest_refuse(struct channel *c, const char *why)
+{
+	dest_say_why(c, FRAME_REFUSED, why);
+}
+
+/* Until somebody calls. A source that has gone meanwhile is not waited for. */
+static int wait_connection(struct dest *d, int timeout_ms, struct err *e)
+{
+	struct pollfd p[3] = { { .fd = d->config.listen_fd, .events = POLLIN },
+			       { .fd = d->failure.fd, .events = POLLIN },
+			       { .fd = d->control.fd, .events = POLLRDHUP } };
+	int n;
+
+	do {
+		n = poll(p, 3, timeout_ms);
+	} while (n < 0 && errno == EINTR);
+	if (n == 0)
+		return err_set(e, ETIMEDOUT, "the source has not opened all its connections");
+	if (p[1].revents)
+		return err_set(e, ECANCELED, "cancelled");
+	if (p[2].revents)
+		return err_set(e, EPIPE,
+			       "the source closed the link before all its connections were open");
+	return 0;
+}
+
+/* The next connection that says HELLO as it should; others are told why not, and dropped. */
+int dest_accept_hello(struct dest *d, struct channel *c, struct hello *h, int timeout_ms,
+		      struct err *e)
+{
+	for (;;) {
+		char text[sizeof(e->msg) + 64];
+		const uint8_t *payload;
+		struct frame f = { 0 };
+		int fd, rc;
+
+		rc = wait_connection(d, timeout_ms, e);
+		if (rc < 0)
+			return rc;
+		fd = sock_accept(d->config.listen_fd);
+		if (fd < 0)
+			continue; /* it has gone again */
+		rc = channel_init(c, fd, d->failure.fd, CONTROL_PAYLOAD_BYTES, e);
+		if (!rc)
+			rc = channel_recv(c, CHANNEL_WAIT, HELLO_TIMEOUT_MS, &f, &payload, e);
+		if (rc > 0 && f.type != FRAME_HELLO)
+			rc = err_set(e, EPROTO, "the peer breaks the order: %s where HELLO belongs",
+				     frame_type_name[f.type]);
+		else if (rc > 0)
+			rc = hello_get(h, payload, f.len_bytes, e);
+		if (!rc) {
+			d->rehearsal = f.flags & FRAME_REHEARSAL;
+			return 0;
+		}
+		dest_refuse(c, e->msg);
+		channel_fini(c);
+		if (rc == -ECANCELED)
+			return rc;
+		snprintf(text, sizeof(text), "a connection was dropped: %s", e->msg);
+		d->config.hooks.note(d->config.hooks.arg, text);
+	}
+}
+
+static int greet(struct dest *d, struct channel *c, struct err *e)
+{
+	struct frame f = { .type = FRAME_HELLO_OK, .len_bytes = HELLO_BYTES };
+	struct hello h = d->peer;
+	uint8_t buf[HELLO_BYTES];
+
+	memcpy(h.token, d->token, sizeof(h.token));
+	h.features = 0; /* those of version 1 that both know */
+	snprintf(h.name, sizeof(h.name), "%s", d->config.name);
+	hello_put(buf, &h);
+	c->shape = (struct frame_shape){ d->config.nregions, d->npages, d->page_bytes };
+	return channel_send(c, &f, buf, e);
+}
+
+static uint32_t largest_payload(const struct dest *d)
+{
+	uint32_t most = FRAME_RUN_BYTES;
+
+	for (unsigned int i = 0; i < d->config.nregions; i++)
+		most = d->page_bytes[i] > most ? d->page_bytes[i] : most;
+	return most;
+}
+
+/* Moves a freshly greeted connection to its place, with a buffer that fits its frames. */
+int dest_seat(struct dest *d, struct channel *at, struct channel *from, struct err *e)
+{
+	int rc = channel_init(at, fd_steal(&from->fd), d->failure.fd, largest_payload(d), e);
+
+	if (!rc) { /* what the source has said already comes along */
+		at->rx_bytes = from->rx_bytes - from->rx_used;
+		memcpy(at->rx, from->rx + from->rx_used, at->rx_bytes);
+	}
+	channel_fini(from);
+	return rc ? rc : greet(d, at, e);
+}
+
+int dest_accept_joins(struct dest *d, struct err *e)
+{
+	unsigned int seated = 0;
+
+	while (seated < d->nbulk + 1) {
+		struct channel c = { .fd = -1 }, *at = NULL;
+		struct hello h;
+		int rc = dest_accept_hello(d, &c, &h, HELLO_TIMEOUT_MS, e);
+
+		if (rc < 0)
+			return rc;
+		if (memcmp(h.session, d->peer.session, sizeof(h.session)) == 0 &&
+		    memcmp(h.token, d->token, sizeof(h.token)) == 0) {
+			if (h.role == ROLE_URGENT)
+				at = &d->urgent;
+			else if (h.role == ROLE_BULK && h.index < d->nbulk)
+				at = &d->bulk[h.index];
+		}
+		if (!at || at->fd >= 0) {
+			dest_refuse(&c, "another migration is under way here");
+			channel_fini(&c);
+			continue;
+		}
+		rc = dest_seat(d, at, &c, e);
+		if (rc < 0)
+			return rc;
+		seated++;
+	}
+	return 0;
+}
+
+/* While one migration is under way, another source is told so at once. */
+void dest_turn_away(struct dest *d)
+{
+	struct channel c = { .fd = -1 };
+	uint8_t hello[FRAME_HEAD_BYTES + HELLO_BYTES];
+	struct err ignored;
+	int fd = sock_accept(d->config.listen_fd);
+
+	if (fd < 0 || channel_init(&c, fd, -1, HELLO_BYTES, &ignored) < 0)
+		return;
+	if (fd_wait(fd, POLLIN, d->failure.fd, TURN_AWAY_MS) > 0)
+		recv(fd, hello, sizeof(hello), MSG_DONTWAIT); /* unread, it would cost our answer */
+	dest_refuse(&c, "another migration is under way here");
+	channel_fini(&c);
+}
