@@ -24,7 +24,7 @@ enum {
 	LAST_WORD_MS = 500,
 	CONTROL_PAYLOAD_BYTES = 128 * 1024,
 	DEVICE_PIECE_BYTES = 256 * 1024,
-	BULK_UNSENT_BYTES = 256 * 1024,
+	BULK_UNSENT_BYTES = 2 * 1024 * 1024, /* less starves a fast link: docs/performance.md */
 };
 
 int source_init(struct source *s, const struct source_config *config, struct err *e)
