@@ -43,6 +43,13 @@ void progress_show(const char *name, const json_t *status)
 
 	progress_size(all - left, done, sizeof(done));
 	progress_size(all, whole, sizeof(whole));
+	if (all <=
+	    0) { /* nothing is known of the memory yet; a destination never knows all of it */
+		printf("%s%s: %s%s", isatty(STDOUT_FILENO) ? "\r\033[K" : "", name,
+		       progress_text(status, "stage"), isatty(STDOUT_FILENO) ? "" : "\n");
+		fflush(stdout);
+		return;
+	}
 	if (!isatty(STDOUT_FILENO)) {
 		printf("%s: %s, %.0f%% (%s of %s)\n", name, progress_text(status, "stage"),
 		       part * 100, done, whole);

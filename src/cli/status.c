@@ -58,7 +58,13 @@ int cli_status(int argc, char **argv)
 	} else if (!strcmp(progress_text(status, "status"), "none")) {
 		printf("%s is not on the move\n", vm.name);
 	} else {
-		progress_show(vm.name, status);
+		const json_t *ram = json_object_get(status, "ram");
+
+		if (json_object_get(ram, "populated"))
+			progress_show(vm.name, status);
+		else
+			printf("%s: %s, %.0f pages are here\n", vm.name,
+			       progress_text(status, "stage"), progress_number(ram, "normal"));
 		printf("  %s%s%s\n", progress_text(status, "status"),
 		       *progress_text(status, "error-desc") ? ": " : "",
 		       progress_text(status, "error-desc"));
