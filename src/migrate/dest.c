@@ -227,8 +227,8 @@ static void hear_last_word(struct dest *d, struct err *e)
 		rc = channel_recv(&d->control, CHANNEL_WAIT, LAST_WORD_MS, &f, &payload, &word);
 		rc = rc < 0 ? rc : check_cancel(&f, payload, &word);
 	}
-	if (rc == -ESHUTDOWN)
-		*e = word;
+	if (rc == -ESHUTDOWN || (rc == -EPIPE && channel_pending(&d->control)))
+		*e = word; /* it went back, or was cut off in the middle of a frame */
 }
 
 static int out_of_order(const struct frame *f, const char *wanted, struct err *e)
