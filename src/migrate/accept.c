@@ -74,7 +74,7 @@ int dest_accept_hello(struct dest *d, struct channel *c, struct hello *h, int ti
 		else if (rc > 0)
 			rc = hello_get(h, payload, f.len_bytes, e);
 		if (!rc) {
-			d->rehearsal = f.flags & FRAME_REHEARSAL;
+			h->rehearsal = f.flags & FRAME_REHEARSAL;
 			return 0;
 		}
 		dest_refuse(c, e->msg);

@@ -24,8 +24,6 @@ enum {
 	DEVICE_BYTES_MAX = 1 << 30,
 };
 
-/* What must be read and written whole is checked at the edge; what a session needs is made in
- * dest_hello(). */
 static void no_channels(struct dest *d)
 {
 	d->control.fd = d->urgent.fd = -1;
@@ -516,7 +514,7 @@ int dest_take_over(struct dest *d, struct err *e)
 
 	if (rc < 0)
 		return rc;
-	if (d->rehearsal)
+	if (d->peer.rehearsal) /* as control's HELLO said */
 		return err_set(e, EPROTO, "the source breaks the order: RUN in a rehearsal");
 	rc = d->config.hooks.record(d->config.hooks.arg, RECORD_RUNNING, e);
 	if (rc < 0)
@@ -625,11 +623,6 @@ int dest_end(struct dest *d, struct err *e)
 	return rc ? rc : tell(d, FRAME_END_OK, text, e);
 }
 
-void dest_say_refused(struct dest *d, const struct err *e)
-{
-	dest_refuse(&d->control, e->msg);
-}
-
 int dest_run(struct dest *d, struct err *e)
 {
 	int rc = 0;
@@ -648,7 +641,7 @@ int dest_run(struct dest *d, struct err *e)
 		if (atomic_load(&d->given))
 			dest_say_why(&d->control, FRAME_FAILED, e->msg);
 		else if (!d->device_begun)
-			dest_say_refused(d, e);
+			dest_refuse(&d->control, e->msg);
 	}
 	return rc < 0 ? -e->num : 0;
 }

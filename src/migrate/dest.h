@@ -47,7 +47,6 @@ struct dest {
 	_Atomic bool ending;	/* every page is in: links may close */
 	_Atomic bool given;	/* RUN has come: this end owns the VM */
 	_Atomic bool joined;	/* the urgent connection is there for the fault thread */
-	bool rehearsal;		/* RUN must not come */
 	bool device_begun;	/* the VMM is no longer what it was when it started */
 	bool memory_ready;	/* umem, pages.map and registration exist */
 	_Atomic bool counting;	/* umem.count may be looked at, until dest_reset() */
@@ -84,10 +83,6 @@ void dest_fini(struct dest *d);
 int dest_run(struct dest *d, struct err *e);
 void dest_reset(struct dest *d);
 
-/* Tells the source why. dest_run() has done it, but not where the VMM must be dead first: after
- * device state was loaded and before the VM was given to us. */
-void dest_say_refused(struct dest *d, const struct err *e);
-
 /* Bodies of threads. The fault thread serves from registration until dest_stop_faults(); bulk
  * threads are made by hooks.start_threads and return when their connection ends. */
 void dest_fault_thread(struct dest *d);
@@ -110,6 +105,8 @@ int dest_seat(struct dest *d, struct channel *at, struct channel *from, struct e
 int dest_accept_joins(struct dest *d, struct err *e);
 void dest_turn_away(struct dest *d);
 void dest_say_why(struct channel *c, enum frame_type type, const char *why);
+/* dest_run() says it, but not where the VMM must be dead first: after device state was loaded and
+ * before the VM was given to us. */
 void dest_refuse(struct channel *c, const char *why);
 
 /* Stage functions, for the table. */

@@ -4,6 +4,7 @@
 #include <assert.h>
 #include <errno.h>
 
+#include "util/mask.h"
 #include "util/util.h"
 
 int order_init(struct order *o, unsigned int nregions, const uint64_t *npages,
@@ -54,7 +55,7 @@ static void mark_bulk(struct order *o, const struct order_run *run)
 	uint64_t mask = run->mask;
 	unsigned int at, len;
 
-	while (order_cut(&mask, &at, &len))
+	while (mask_cut(&mask, &at, &len))
 		bitmap_set_range(&o->via_bulk[run->region], run->first_pg + at, len);
 }
 
@@ -102,7 +103,7 @@ bool order_background(struct order *o, struct order_run *ret_run)
 void order_request(struct order *o, uint32_t region, uint64_t first_pg, uint32_t npages,
 		   struct order_run *ret_run)
 {
-	uint64_t mask = npages >= 64 ? ~0ull : (1ull << npages) - 1;
+	uint64_t mask = mask_of(npages);
 
 	*ret_run = (struct order_run){ .region = region, .first_pg = first_pg };
 	ret_run->mask =
@@ -135,26 +136,10 @@ bool order_window(struct order *o, uint32_t region, uint64_t first_pg, uint32_t 
 		uint64_t n = min_u64(end - *next_pg, ORDER_RUN_PAGES);
 
 		*ret_run = (struct order_run){ .region = region, .first_pg = *next_pg };
-		ret_run->mask = take(o, region, *next_pg, n == 64 ? ~0ull : (1ull << n) - 1);
+		ret_run->mask = take(o, region, *next_pg, mask_of(n));
 		*next_pg += n;
 		if (ret_run->mask)
 			return true;
 	}
 	return false;
-}
-
-bool order_cut(uint64_t *mask, unsigned int *ret_at, unsigned int *ret_len)
-{
-	unsigned int at, len;
-	uint64_t from;
-
-	if (!*mask)
-		return false;
-	at = (unsigned int)__builtin_ctzll(*mask);
-	from = *mask >> at;
-	len = ~from ? (unsigned int)__builtin_ctzll(~from) : 64;
-	*mask &= len == 64 ? 0 : ~(((1ull << len) - 1) << at);
-	*ret_at = at;
-	*ret_len = len;
-	return true;
 }

@@ -64,7 +64,4 @@ void order_request(struct order *o, uint32_t region, uint64_t first_pg, uint32_t
 bool order_window(struct order *o, uint32_t region, uint64_t first_pg, uint32_t npages,
 		  uint64_t *next_pg, struct order_run *ret_run);
 
-/* The run of set bits that begins lowest: cuts it off *mask. False: none. */
-bool order_cut(uint64_t *mask, unsigned int *ret_at, unsigned int *ret_len);
-
 #endif

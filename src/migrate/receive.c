@@ -15,6 +15,7 @@
 #include "umem/requests.h"
 #include "util/clock.h"
 #include "util/fd.h"
+#include "util/mask.h"
 #include "util/util.h"
 
 enum event_kind { EVENT_STOP, EVENT_UFFD, EVENT_URGENT };
@@ -133,7 +134,7 @@ static int place(struct dest *d, struct region *r, const struct frame *f, const 
  * touched. */
 static void forget(struct region *r, const struct frame *f)
 {
-	page_clear_data(r->pages, f->first_pg, f->npages == 64 ? ~0ull : (1ull << f->npages) - 1);
+	page_clear_data(r->pages, f->first_pg, mask_of(f->npages));
 	region_wake(r, f->first_pg, f->npages);
 }
 
@@ -165,15 +166,12 @@ int dest_take_pages(struct dest *d, const struct frame *f, const uint8_t *payloa
 
 static void take_mark(struct dest *d, const struct frame *f)
 {
-	uint64_t one = 1;
-
 	if (f->epoch != atomic_load(&d->epoch)) {
 		atomic_fetch_add(&d->stale_frames, 1);
 		return;
 	}
 	atomic_fetch_add(&d->marks, 1);
-	if (write(d->marks_fd, &one, sizeof(one)) < 0)
-		return; /* readable already */
+	fd_signal(d->marks_fd);
 }
 
 static int take_frame(struct dest *d, const struct frame *f, const uint8_t *payload,
@@ -249,10 +247,7 @@ void dest_fault_thread(struct dest *d)
 
 void dest_stop_faults(struct dest *d)
 {
-	uint64_t one = 1;
-
-	if (write(d->stop_fd, &one, sizeof(one)) < 0)
-		return; /* readable already */
+	fd_signal(d->stop_fd);
 }
 
 void dest_bulk_thread(struct dest *d, unsigned int index)

@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "util/fd.h"
+#include "util/mask.h"
 #include "util/util.h"
 
 enum { WINDOWS_MAX = 64, URGENT_LOOKAHEAD_BYTES = 16 * FRAME_HEAD_BYTES };
@@ -131,7 +132,7 @@ int source_send_run(struct source *s, struct channel *c, struct order_run run, u
 	int rc;
 
 	break_page(s, &run);
-	while (order_cut(&run.mask, &at, &len)) {
+	while (mask_cut(&run.mask, &at, &len)) {
 		while (len) {
 			uint32_t n = (uint32_t)min_u64(len, most);
 			struct frame f = { .flags = flags,
@@ -156,13 +157,13 @@ int source_send_run(struct source *s, struct channel *c, struct order_run run, u
 static int send_mark(struct source *s, struct channel *c, struct err *e)
 {
 	struct frame f = { .type = FRAME_MARK, .epoch = s->epoch };
-	uint64_t one = 1;
 	int rc = channel_send(c, &f, NULL, e);
 
+	if (rc < 0)
+		return rc;
 	atomic_fetch_add(&s->marks_sent, 1);
-	if (!rc && write(s->progress_fd, &one, sizeof(one)) < 0)
-		rc = err_set(e, errno, "tell the main thread: %s", strerror(errno));
-	return rc;
+	fd_signal(s->progress_fd);
+	return 0;
 }
 
 /* What is owed around pages that were asked for. */

@@ -419,23 +419,15 @@ static int wait_marks(struct source *s, unsigned int n, struct err *e)
 	return 0;
 }
 
-static void signal_fd(int fd)
-{
-	uint64_t one = 1;
-
-	if (write(fd, &one, sizeof(one)) < 0)
-		return; /* readable already */
-}
-
 int source_postcopy(struct source *s, struct err *e)
 {
 	int rc;
 
-	signal_fd(s->serve_fd);
+	fd_signal(s->serve_fd);
 	rc = wait_marks(s, s->config.nbulk, e);
 	if (rc < 0)
 		return rc;
-	signal_fd(s->finish_fd);
+	fd_signal(s->finish_fd);
 	return wait_marks(s, s->config.nbulk + 1, e);
 }
 

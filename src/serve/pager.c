@@ -88,7 +88,7 @@ static int run_session(struct incoming *in, struct err *e)
 		 */
 		syscall(SYS_pidfd_send_signal, in->vmm_pidfd, SIGKILL, NULL, 0);
 		fd_wait(in->vmm_pidfd, POLLIN, -1, 10000);
-		dest_say_refused(d, e);
+		dest_refuse(&d->control, e->msg);
 	}
 	dest_stop_bulk(d);
 	for (unsigned int i = 0; i < in->nbulk; i++)

@@ -116,15 +116,12 @@ void worker_loop(struct worker *w)
 
 void worker_end(struct worker *w, const char *status, const struct err *err)
 {
-	uint64_t one = 1;
-
 	w->end = status;
 	w->failed = err != NULL;
 	if (err)
 		w->err = *err;
 	atomic_store(&w->done, true); /* pairs with the loads in worker_loop() and send_status() */
-	if (write(w->done_fd, &one, sizeof(one)) < 0)
-		return; /* readable already */
+	fd_signal(w->done_fd);
 }
 
 int worker_open_vmm(struct worker *w, int abort_fd, struct err *e)

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "util/fd.h"
+#include "util/mask.h"
 #include "util/util.h"
 
 /* Head of the file, host byte order: it never leaves the host. */
@@ -215,7 +216,7 @@ void page_set_data(struct page_map *m, uint64_t first_pg, uint64_t npages)
 	while (npages) {
 		uint64_t n = min_u64(npages, 64 - first_pg % 64);
 
-		plane_or(m->plane[PAGE_DATA], first_pg, n == 64 ? ~0ull : (1ull << n) - 1);
+		plane_or(m->plane[PAGE_DATA], first_pg, mask_of(n));
 		first_pg += n;
 		npages -= n;
 	}

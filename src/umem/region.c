@@ -12,26 +12,8 @@
 #include <unistd.h>
 
 #include "umem/uffd.h"
+#include "util/mask.h"
 #include "util/util.h"
-
-static void count_add(_Atomic uint64_t *counter, uint64_t n)
-{
-	atomic_fetch_add_explicit(counter, n, memory_order_relaxed);
-}
-
-static uint64_t mask_of(uint64_t npages)
-{
-	return npages >= 64 ? ~0ull : (1ull << npages) - 1;
-}
-
-/* The lowest run of set bits. */
-static void first_run(uint64_t mask, unsigned int *ret_at, unsigned int *ret_len)
-{
-	uint64_t from = mask >> __builtin_ctzll(mask);
-
-	*ret_at = (unsigned int)__builtin_ctzll(mask);
-	*ret_len = ~from ? (unsigned int)__builtin_ctzll(~from) : 64;
-}
 
 int umem_init(struct umem *u, struct page_file *file, bool discard_drops_content, struct err *e)
 {
@@ -144,13 +126,10 @@ void umem_wake_all(struct umem *u)
 
 static void wake_mask(struct region *r, uint64_t first_pg, uint64_t mask)
 {
-	while (mask) {
-		unsigned int at, len;
+	unsigned int at, len;
 
-		first_run(mask, &at, &len);
+	while (mask_cut(&mask, &at, &len))
 		region_wake(r, first_pg + at, len);
-		mask &= ~(mask_of(len) << at);
-	}
 }
 
 /* Present in the mapping of the first attachment that lets us look. */
@@ -230,7 +209,7 @@ void region_place_begin(struct placing *p, struct region *r, uint64_t first_pg, 
 	p->todo = page_claim(r->pages, first_pg, all);
 	lost = all & ~p->todo;
 	if (lost) {
-		count_add(&r->umem->count.dropped_pages, (uint64_t)__builtin_popcountll(lost));
+		umem_count(&r->umem->count.dropped_pages, (uint64_t)__builtin_popcountll(lost));
 		wake_mask(r, first_pg, lost); /* nobody sleeps on an answer that was thrown away */
 	}
 }
@@ -269,11 +248,11 @@ static int settle_present(struct placing *p, unsigned int at)
 	int rc = 0;
 
 	if (atomic_load(&u->running)) {
-		count_add(&u->count.integrity, 1);
+		umem_count(&u->count.integrity, 1);
 	} else {
 		rc = overwrite(p, at);
 		if (!rc)
-			count_add(&u->count.overwritten_pages, 1);
+			umem_count(&u->count.overwritten_pages, 1);
 	}
 	if (!rc)
 		page_arrived(p->r->pages, p->first_pg + at, 1);
@@ -308,8 +287,8 @@ static int enter_run(struct placing *p, unsigned int at, unsigned int len, unsig
 	*ret_done = (unsigned int)(done / r->page_bytes);
 	if (*ret_done) {
 		page_arrived(r->pages, pg, mask_of(*ret_done));
-		count_add(p->data ? &r->umem->count.placed_pages : &r->umem->count.zeroed_pages,
-			  *ret_done);
+		umem_count(p->data ? &r->umem->count.placed_pages : &r->umem->count.zeroed_pages,
+			   *ret_done);
 		return 0; /* the next call says why it stopped short, if it did */
 	}
 	if (rc == -EEXIST) {
@@ -335,7 +314,9 @@ int region_place_step(struct placing *p)
 		gone = page_test(r->pages, PAGE_ARRIVED, p->first_pg, p->todo);
 		p->todo &= ~gone;
 		if (p->todo) {
-			first_run(p->todo, &at, &len);
+			uint64_t rest = p->todo;
+
+			mask_cut(&rest, &at, &len);
 			rc = enter_run(p, at, len, &done);
 		}
 		pthread_rwlock_unlock(&u->events_lock);
@@ -346,9 +327,9 @@ int region_place_step(struct placing *p)
 		wake_mask(r, p->first_pg, gone);
 	}
 	if (rc == -EAGAIN)
-		count_add(&u->count.again, 1);
+		umem_count(&u->count.again, 1);
 	else if (rc == -ENOMEM)
-		count_add(&u->count.no_memory, 1);
+		umem_count(&u->count.no_memory, 1);
 	else if (rc < 0)
 		region_place_abandon(p);
 	return rc;
@@ -363,25 +344,20 @@ void region_place_abandon(struct placing *p)
 
 int region_mark_cached(struct region *r, uint64_t first_pg, uint32_t npages)
 {
-	uint64_t won, todo;
+	uint64_t won, todo, done;
+	unsigned int at, len;
 
 	if (r->kind == REGION_ANON)
 		return -EOPNOTSUPP;
 	won = todo = page_claim(r->pages, first_pg, mask_of(npages));
 	page_arrived(r->pages, first_pg, won);
-	while (todo) {
-		unsigned int at, len;
-		uint64_t done;
-
-		first_run(todo, &at, &len);
+	while (mask_cut(&todo, &at, &len))
 		/* Best effort: what could not be mapped now is mapped by the MINOR fault of its
 		 * first touch. */
 		uffd_continue(r->attached[0].uffd,
 			      r->attached[0].va + (first_pg + at) * r->page_bytes,
 			      (uint64_t)len * r->page_bytes, &done);
-		todo &= ~(mask_of(len) << at);
-	}
-	count_add(&r->umem->count.placed_pages, (uint64_t)__builtin_popcountll(won));
+	umem_count(&r->umem->count.placed_pages, (uint64_t)__builtin_popcountll(won));
 	region_wake(r, first_pg, npages);
 	return 0;
 }

@@ -66,6 +66,11 @@ struct umem_counters {
 		integrity; /* present although nobody had placed it, while the guest runs */
 };
 
+static inline void umem_count(_Atomic uint64_t *counter, uint64_t n)
+{
+	atomic_fetch_add_explicit(counter, n, memory_order_relaxed);
+}
+
 struct umem {
 	/* Shared: around a COPY and its bits. Exclusive: around reading events and their bits, so
 	 * that no COPY is in flight between the read of a REMOVE and its bits. */

@@ -22,14 +22,11 @@ void failure_fini(struct failure *f)
 
 void failure_set(struct failure *f, const struct err *e)
 {
-	uint64_t one = 1;
-
 	pthread_mutex_lock(&f->lock);
 	if (!f->first.num)
 		f->first = *e;
 	pthread_mutex_unlock(&f->lock);
-	if (write(f->fd, &one, sizeof(one)) < 0)
-		return; /* it is readable already */
+	fd_signal(f->fd);
 }
 
 bool failure_get(struct failure *f, struct err *ret_e)

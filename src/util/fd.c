@@ -186,6 +186,14 @@ int fd_wait(int fd, short events, int abort_fd, int timeout_ms)
 	return p[0].revents;
 }
 
+void fd_signal(int event_fd)
+{
+	uint64_t one = 1;
+
+	if (write(event_fd, &one, sizeof(one)) < 0)
+		return; /* readable already */
+}
+
 int fd_set_cloexec(int fd, bool on)
 {
 	int flags = fcntl(fd, F_GETFD);

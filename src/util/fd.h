@@ -46,6 +46,9 @@ ssize_t fd_recv(int sock, void *buf, size_t len_bytes, int *fds, size_t *nfds, i
  * timeout_ms < 0: for ever. Returns revents, -ETIMEDOUT, -ECANCELED (abort_fd), or -errno. */
 int fd_wait(int fd, short events, int abort_fd, int timeout_ms);
 
+/* Makes an eventfd readable. It cannot fail in a way that matters: full means readable already. */
+void fd_signal(int event_fd);
+
 int fd_set_cloexec(int fd, bool on);
 int fd_set_nonblock(int fd, bool on);
 

@@ -55,7 +55,7 @@ size_t hello_put(uint8_t *buf, const struct hello *m)
 int hello_get(struct hello *ret_m, const uint8_t *buf, size_t len_bytes, struct err *e)
 {
 	const uint8_t *at = buf + 2 * WIRE_SESSION_BYTES;
-	struct hello m;
+	struct hello m = { 0 };
 
 	if (len_bytes != HELLO_BYTES)
 		return err_set(e, EBADMSG, "HELLO has %zu bytes where %d belong", len_bytes,

@@ -6,6 +6,7 @@
 #ifndef UMIG_WIRE_MESSAGE_H
 #define UMIG_WIRE_MESSAGE_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -31,6 +32,7 @@ struct hello {
 	uint32_t nbulk;			     /* how many the source will open */
 	uint64_t features;
 	char name[WIRE_NAME_BYTES]; /* of the VM at the sender, for the log */
+	bool rehearsal;		    /* a flag of the frame, not of the payload */
 };
 
 struct advised_region {

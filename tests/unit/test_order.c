@@ -4,6 +4,7 @@
 #include <pthread.h>
 
 #include "migrate/order.h"
+#include "util/mask.h"
 #include "util/clock.h"
 #include "util/util.h"
 
@@ -311,7 +312,7 @@ static void cuts_runs_off_a_mask(void **state)
 		if (i < 65)
 			mask = i == 64 ? ~0ull : ~((1ull << i) - 1);
 		rest = mask;
-		while (order_cut(&rest, &at, &len)) {
+		while (mask_cut(&rest, &at, &len)) {
 			uint64_t run = (len == 64 ? ~0ull : (1ull << len) - 1) << at;
 
 			assert_true(len >= 1 && at + len <= 64 && (at > end || !built));
