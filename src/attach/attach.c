@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ptrace.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -22,7 +23,7 @@
 #include "util/fd.h"
 #include "util/util.h"
 
-enum { STOP_TIMEOUT_MS = 2000 };
+enum { STOP_TIMEOUT_MS = 2000, TRACER_TIMEOUT_MS = 2000, REMOTE_FDS_MAX = 16 };
 
 /* What the child tells its parent. */
 struct result {
@@ -33,8 +34,9 @@ struct result {
 
 struct job {
 	pid_t pid;
-	bool create; /* else close */
-	int close_fd;
+	enum { JOB_CREATE, JOB_CLOSE, JOB_CLOEXEC } what;
+	unsigned int nfds; /* of pid, for the latter two */
+	int fd[REMOTE_FDS_MAX];
 	int dev_fd; /* /dev/userfaultfd inside pid, or -1 */
 };
 
@@ -131,11 +133,19 @@ static int say(struct result *res, long rc, const char *what)
 static void inject_job(const struct job *job, uint64_t insn_va, struct result *res)
 {
 	const int flags = O_CLOEXEC | O_NONBLOCK;
-	long rc;
+	long rc = 0;
 
-	if (!job->create) {
-		rc = inject(job->pid, insn_va, SYS_close, (uint64_t)job->close_fd, 0, 0);
-		say(res, rc < 0 ? rc : 0, "close the userfaultfd inside it");
+	for (unsigned int i = 0; i < job->nfds && rc >= 0; i++) {
+		if (job->what == JOB_CLOSE)
+			rc = inject(job->pid, insn_va, SYS_close, (uint64_t)job->fd[i], 0, 0);
+		else
+			rc = inject(job->pid, insn_va, SYS_fcntl, (uint64_t)job->fd[i], F_SETFD,
+				    FD_CLOEXEC);
+	}
+	if (job->what != JOB_CREATE) {
+		say(res, rc < 0 ? rc : 0,
+		    job->what == JOB_CLOSE ? "close the userfaultfd inside it"
+					   : "set FD_CLOEXEC inside it");
 		return;
 	}
 	rc = inject(job->pid, insn_va, SYS_userfaultfd, (uint64_t)flags, 0, 0);
@@ -150,6 +160,45 @@ static void inject_job(const struct job *job, uint64_t insn_va, struct result *r
 		    : "create a userfaultfd inside it");
 }
 
+static bool is_traced(pid_t pid)
+{
+	char path[64], line[128];
+	int tracer = 0;
+	FILE *f;
+
+	snprintf(path, sizeof(path), "/proc/%d/status", (int)pid);
+	f = fopen(path, "re");
+	while (f && fgets(line, sizeof(line), f) && sscanf(line, "TracerPid: %d", &tracer) != 1)
+		;
+	if (f)
+		fclose(f);
+	return tracer;
+}
+
+/* With CAP_SYS_ADMIN its seccomp filter is out of the way; without, it must allow the call. Another
+ * umig that is just attached is gone in a millisecond. */
+static int seize(pid_t pid)
+{
+	uint64_t deadline_ns = clock_ns() + TRACER_TIMEOUT_MS * NS_PER_MS;
+
+	for (;;) {
+		if (ptrace(PTRACE_SEIZE, pid, NULL, PTRACE_O_SUSPEND_SECCOMP) == 0 ||
+		    ptrace(PTRACE_SEIZE, pid, NULL, NULL) == 0)
+			return 0;
+		if (errno != EPERM || clock_ns() > deadline_ns)
+			return -errno;
+		if (!is_traced(pid)) { /* no right; or it has just gone: one more try tells */
+			if (ptrace(PTRACE_SEIZE, pid, NULL, NULL) == 0)
+				return 0;
+			if (!is_traced(pid)) {
+				errno = EPERM;
+				return -errno;
+			}
+		}
+		nanosleep(&(struct timespec){ .tv_nsec = NS_PER_MS }, NULL);
+	}
+}
+
 /* The child's whole life. */
 static void run_job(const struct job *job, struct result *res)
 {
@@ -161,10 +210,7 @@ static void run_job(const struct job *job, struct result *res)
 		say(res, rc, "find its vDSO");
 		return;
 	}
-	/* With CAP_SYS_ADMIN its seccomp filter is out of the way; without, it must allow the call.
-	 */
-	if (ptrace(PTRACE_SEIZE, job->pid, NULL, PTRACE_O_SUSPEND_SECCOMP) < 0 &&
-	    ptrace(PTRACE_SEIZE, job->pid, NULL, NULL) < 0) {
+	if (seize(job->pid) < 0) {
 		say(res, -errno,
 		    errno == EPERM ? "ptrace is not allowed (is a debugger attached?)"
 				   : "ptrace it");
@@ -244,7 +290,7 @@ int attach_create_uffd(pid_t pid, uint64_t features, int *ret_uffd, int *ret_rem
 		       struct err *e)
 {
 	struct job job = { .pid = pid,
-			   .create = true,
+			   .what = JOB_CREATE,
 			   .dev_fd = find_remote_fd(pid, "/dev/userfaultfd") };
 	autoclose int pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
 	autoclose int uffd = -1;
@@ -272,7 +318,28 @@ int attach_create_uffd(pid_t pid, uint64_t features, int *ret_uffd, int *ret_rem
 
 int attach_close(pid_t pid, int remote_fd, struct err *e)
 {
-	struct job job = { .pid = pid, .close_fd = remote_fd };
+	struct job job = { .pid = pid, .what = JOB_CLOSE, .nfds = 1, .fd = { remote_fd } };
 
 	return in_child(&job, NULL, e);
+}
+
+int attach_set_cloexec(pid_t pid, uint64_t dev, uint64_t ino, struct err *e)
+{
+	struct job job = { .pid = pid, .what = JOB_CLOEXEC };
+	char path[320];
+	const struct dirent *d;
+	DIR *dir;
+
+	snprintf(path, sizeof(path), "/proc/%d/fd", (int)pid);
+	dir = opendir(path);
+	while (dir && job.nfds < REMOTE_FDS_MAX && (d = readdir(dir))) {
+		struct stat st;
+
+		snprintf(path, sizeof(path), "/proc/%d/fd/%s", (int)pid, d->d_name);
+		if (!stat(path, &st) && st.st_dev == dev && st.st_ino == ino)
+			job.fd[job.nfds++] = atoi(d->d_name);
+	}
+	if (dir)
+		closedir(dir);
+	return job.nfds ? in_child(&job, NULL, e) : 0;
 }

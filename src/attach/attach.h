@@ -19,6 +19,9 @@
 int attach_create_uffd(pid_t pid, uint64_t features, int *ret_uffd, int *ret_remote_fd,
 		       struct err *e);
 
+/* Makes every fd that pid has on this file close in the programs that pid starts. */
+int attach_set_cloexec(pid_t pid, uint64_t dev, uint64_t ino, struct err *e);
+
 /* Closes fd number remote_fd inside pid. Best effort is enough: an unregistered left-over harms
  * nobody. */
 int attach_close(pid_t pid, int remote_fd, struct err *e);

@@ -19,14 +19,21 @@
 int launch_parse(struct launch *l, bool with_uri, int argc, char **argv)
 {
 	static const struct option options[] = { { "again", no_argument, NULL, 'a' },
+						 { "mem", required_argument, NULL, 'm' },
+						 { "insecure", no_argument, NULL, 'i' },
 						 { NULL, 0, NULL, 0 } };
 	const char *verb = argv[0];
 	int opt;
 
 	while ((opt = getopt_long(argc, argv, "+", options, NULL)) != -1) {
-		if (opt != 'a')
+		if (opt == 'a')
+			l->again = true;
+		else if (opt == 'm')
+			l->vmm.mem = optarg;
+		else if (opt == 'i' && with_uri)
+			l->insecure = true;
+		else
 			return cli_usage(verb, "that is no option of %s", verb);
-		l->again = true;
 	}
 	if (argc - optind < 2 + with_uri)
 		return cli_usage(verb, "%s",
@@ -94,16 +101,16 @@ int launch_prepare(struct launch *l, struct err *e)
 {
 	autoclose int lock = -1; /* until vm.json says whose name it is */
 	const struct vmm_ops *ops;
-	int rc = rundir_check_name(l->name, e);
+	int program = -1, rc = rundir_check_name(l->name, e);
 
 	if (!rc)
 		rc = check_program(l->argv[0], e);
 	if (rc < 0)
 		return rc;
-	ops = vmm_for_program(l->argv[0]);
+	ops = vmm_for_command(l->argv, &program);
 	if (!ops)
-		return err_set(e, ENOTSUP, "umig does not know how to drive %s", l->argv[0]);
-	rc = rundir_claim(l->name, l->again, &lock, e);
+		ops = &qemu_vmm_ops; /* a script that starts one */
+	rc = rundir_claim(l->name, l->again || l->uri, &lock, e);
 	if (rc < 0)
 		return rc;
 	rc = rundir_path(l->vm.vmm_sock, l->name, "vmm.sock", e);
@@ -111,7 +118,7 @@ int launch_prepare(struct launch *l, struct err *e)
 	l->vmm.incoming = l->uri;
 	l->vmm.ctl_path = l->vm.vmm_sock;
 	if (!rc)
-		rc = ops->launch(&l->vmm, e);
+		rc = ops->launch(&l->vmm, program, e);
 	if (!rc)
 		rc = describe(l, ops, e);
 	if (rc < 0)

@@ -11,14 +11,14 @@
 
 struct launch {
 	const char *name;
-	bool again;
+	bool again, insecure;
 	const char *uri; /* where it waits; NULL: it does not */
 	char **argv;	 /* PROGRAM and its arguments, NULL-terminated */
 	struct vmm_launch vmm;
 	struct vm_record vm;
 };
 
-/* [--again] NAME [URI] [--] PROGRAM [ARGUMENT]...: 0, or the exit status after saying what is
+/* [OPTION]... NAME [URI] [--] PROGRAM [ARGUMENT]...: 0, or the exit status after saying what is
  * wrong. */
 int launch_parse(struct launch *l, bool with_uri, int argc, char **argv);
 

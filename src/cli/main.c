@@ -8,16 +8,20 @@
 #include "serve/serve.h"
 
 const struct verb verbs[] = {
-	{ "run", cli_run, "[--again] NAME [--] PROGRAM [ARGUMENT]...",
+	{ "run", cli_run, "[OPTION]... NAME [--] PROGRAM [ARGUMENT]...",
 	  "start a VM that can be migrated",
 	  "Rewrites the memory and control arguments of PROGRAM and becomes it: its terminal, signals and exit\n"
 	  "status are yours. An idle VM has no umig process.\n\n"
-	  "  --again   also if NAME has left for another host: there may be two of it then\n" },
-	{ "receive", cli_receive, "[--again] NAME URI [--] PROGRAM [ARGUMENT]...",
+	  "PROGRAM is QEMU, or a program that is to start it with these ARGUMENTs (taskset, numactl, a script). A script\n"
+	  "that makes up QEMU's command line by itself passes $UMIG_RAM and $UMIG_QMP on, unquoted.\n\n"
+	  "  --again      also if NAME has left for another host: there may be two of it then\n"
+	  "  --mem SIZE   for such a script: how much memory the VM has\n" },
+	{ "receive", cli_receive, "[OPTION]... NAME URI [--] PROGRAM [ARGUMENT]...",
 	  "start a VM that waits for a machine to come in",
 	  "Like 'run', with the same PROGRAM and ARGUMENTs as at the source; the VM runs when a source has migrated\n"
 	  "to URI: tcp:HOST:PORT, tcp:0:PORT (all addresses), tcp:[IPV6]:PORT or unix:PATH.\n\n"
-	  "  --again   also if NAME has left this host\n" },
+	  "  --insecure   also where others could listen in or send: anything but loopback and unix sockets\n"
+	  "  --mem SIZE   as for 'run'\n" },
 	{ "migrate", cli_migrate, "-p [OPTION]... NAME URI [FORWARD [BACKWARD]]",
 	  "move a VM to where 'receive' waits",
 	  "Shows how far it is until the destination has confirmed that every page is accounted for: only then is the\n"
@@ -37,6 +41,7 @@ const struct verb verbs[] = {
 	{ "version", cli_version, "", "which umig this is", "" },
 	{ "help", cli_help, "[VERB]", "this text, or that of a verb", "" },
 	/* Started by umig itself: serve/serve.h. */
+	{ "settle", NULL, NULL, NULL, NULL },
 	{ "keeper", NULL, NULL, NULL, NULL },
 	{ "source", NULL, NULL, NULL, NULL },
 	{ "pager", NULL, NULL, NULL, NULL },
@@ -102,6 +107,8 @@ int main(int argc, char **argv)
 		cli_help(1, argv);
 		return EXIT_USAGE;
 	}
+	if (!strcmp(argv[1], "settle"))
+		return settle_main(argc - 2, argv + 2);
 	if (!strcmp(argv[1], "keeper"))
 		return keeper_main(argc - 2, argv + 2);
 	if (!strcmp(argv[1], "source"))

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "cli/cli.h"
 #include "cli/launch.h"
+#include "serve/serve.h"
 
 int cli_run(int argc, char **argv)
 {
@@ -10,7 +11,7 @@ int cli_run(int argc, char **argv)
 
 	if (rc)
 		return rc;
-	if (launch_prepare(&l, &e) == 0)
+	if (launch_prepare(&l, &e) == 0 && settle_start(l.name, &e) == 0)
 		launch_exec(&l, &e);
 	return cli_fail(&e);
 }

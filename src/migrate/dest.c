@@ -306,22 +306,19 @@ static int check_memory(const struct dest *d, const struct advise *m, struct err
 
 static int check_machine(struct dest *d, const struct advise *m, struct err *e)
 {
-	char there[101];
-	struct vmm_info info;
-	int rc = d->config.vmm->ops->query(d->config.vmm, &info, e);
+	char here[VMM_MACHINE_BYTES], there[VMM_MACHINE_BYTES];
+	struct vmm *vmm = d->config.vmm;
+	enum vmm_state state;
+	int rc = vmm->ops->query(vmm, &state, e);
 
 	if (rc < 0)
 		return rc;
-	if (info.state != VMM_INMIGRATE)
+	if (state != VMM_INMIGRATE)
 		return err_set(e, EBUSY, "the VM here is %s: it does not wait for a machine",
-			       vmm_state_name[info.state]);
-	if (strlen(info.machine) != m->machine_bytes ||
-	    strncmp(info.machine, m->machine, m->machine_bytes) != 0) {
-		text_get(there, sizeof(there), (const uint8_t *)m->machine, m->machine_bytes);
-		return err_set(e, EINVAL, "the machines differ: %.100s here, %s at the source",
-			       info.machine, there);
-	}
-	return 0;
+			       vmm_state_name[state]);
+	rc = vmm->ops->describe(vmm, here, e);
+	text_get(there, sizeof(there), (const uint8_t *)m->machine, m->machine_bytes);
+	return rc ? rc : vmm->ops->match(here, there, e);
 }
 
 int dest_advise(struct dest *d, struct err *e)
@@ -509,6 +506,7 @@ int dest_device(struct dest *d, struct err *e)
 int dest_take_over(struct dest *d, struct err *e)
 {
 	const uint8_t *payload;
+	struct err ignored;
 	struct frame f;
 	int rc = expect(d, FRAME_RUN, &f, &payload, e);
 
@@ -531,7 +529,10 @@ int dest_take_over(struct dest *d, struct err *e)
 		}
 	}
 	atomic_store(&d->t_run_ns, clock_ns());
-	return tell(d, FRAME_RAN, NULL, e);
+	rc = tell(d, FRAME_RAN, NULL, e);
+	if (f.flags & FRAME_CONT && d->config.vmm->ops->announce(d->config.vmm, &ignored) < 0)
+		d->config.hooks.note(d->config.hooks.arg, ignored.msg);
+	return rc;
 }
 
 /* --- END --- */

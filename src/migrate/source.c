@@ -175,29 +175,33 @@ int source_hello(struct source *s, struct err *e)
 
 int source_advise(struct source *s, struct err *e)
 {
-	struct vmm_info *info = calloc(1, sizeof(*info));
+	char *machine = calloc(1, VMM_MACHINE_BYTES);
+	struct vmm *vmm = s->config.vmm;
+	enum vmm_state state;
 	struct advise *m = calloc(1, sizeof(*m));
 	uint8_t *buf = malloc(ADVISE_BYTES_MAX);
 	const uint8_t *payload;
 	struct frame f;
 	int rc = -ENOMEM;
 
-	if (!info || !m || !buf) {
+	if (!machine || !m || !buf) {
 		err_set(e, ENOMEM, "no memory for ADVISE");
 		goto out;
 	}
-	rc = s->config.vmm->ops->query(s->config.vmm, info, e);
+	rc = vmm->ops->query(vmm, &state, e);
+	if (!rc)
+		rc = vmm->ops->describe(vmm, machine, e);
 	if (rc < 0)
 		goto out;
-	if (info->state == VMM_INMIGRATE) {
+	if (state == VMM_INMIGRATE) {
 		rc = err_set(e, EBUSY,
 			     "the VM waits for a machine itself: there is nothing to migrate");
 		goto out;
 	}
-	s->was_running = info->state == VMM_RUNNING;
+	s->was_running = state == VMM_RUNNING;
 	m->nregions = s->config.nregions;
-	m->machine = info->machine;
-	m->machine_bytes = (uint32_t)strlen(info->machine);
+	m->machine = machine;
+	m->machine_bytes = (uint32_t)strlen(machine);
 	for (unsigned int i = 0; i < m->nregions; i++) {
 		const struct source_region *r = &s->config.region[i];
 		struct stat st;
@@ -215,7 +219,7 @@ int source_advise(struct source *s, struct err *e)
 out:
 	free(buf);
 	free(m);
-	free(info);
+	free(machine);
 	return rc;
 }
 
@@ -456,6 +460,15 @@ int source_end(struct source *s, struct err *e)
 	return rc;
 }
 
+static void left_stopped(struct source *s, const struct err *why, struct err *e)
+{
+	struct err was = *e;
+
+	s->left_stopped = true;
+	err_set(e, EIO, "THE VM IS STOPPED and could not be continued here (%s), after: %.180s",
+		why->msg, was.msg);
+}
+
 /* Before the commit: the VM goes on here, as if nothing had been. */
 static void roll_back(struct source *s, struct err *e)
 {
@@ -467,14 +480,11 @@ static void roll_back(struct source *s, struct err *e)
 		f.len_bytes = (uint32_t)strlen(e->msg);
 		channel_send(&s->control, &f, e->msg, &ignored);
 	}
-	if (s->stopped && s->was_running && ops->set_running(s->config.vmm, true, &why) < 0) {
-		char was[sizeof(e->msg)];
-
-		s->left_stopped = true;
-		memcpy(was, e->msg, sizeof(was));
-		err_set(e, EIO,
-			"THE VM IS STOPPED and could not be continued here (%s), after: %.180s",
-			why.msg, was);
+	if (s->stopped && s->was_running) {
+		if (ops->set_running(s->config.vmm, true, &why) < 0)
+			left_stopped(s, &why, e);
+		else
+			ops->announce(s->config.vmm, &ignored); /* the destination may have */
 	}
 	s->config.hooks.record(s->config.hooks.arg, RECORD_ROLLED_BACK, &ignored);
 }

@@ -105,6 +105,19 @@ static bool has_left(const char *name, char *where, size_t room)
 	return left;
 }
 
+/* A keeper holds what may be the only copy of its memory, also when its VMM is gone. */
+static bool is_moving(const char *name)
+{
+	char path[RUNDIR_PATH_BYTES];
+	autoclose int fd = -1;
+	struct err e;
+
+	if (rundir_path(path, name, "keeper.lock", &e) < 0)
+		return false;
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	return fd >= 0 && flock(fd, LOCK_EX | LOCK_NB) < 0 && errno == EWOULDBLOCK;
+}
+
 static void empty_dir(const char *path)
 {
 	DIR *dir = opendir(path);
@@ -144,6 +157,10 @@ int rundir_claim(const char *name, bool again, int *ret_lock_fd, struct err *e)
 	if (!vmfile_load(name, &vm, &none) && vmfile_lives(&vm))
 		return err_set(e, EEXIST, "%s is in use: process %d runs it; choose another name",
 			       name, (int)vm.pid);
+	if (is_moving(name))
+		return err_set(e, EEXIST,
+			       "%s is still on its way: 'umig status %s' shows how far it is", name,
+			       name);
 	if (!again && has_left(name, where, sizeof(where)))
 		return err_set(
 			e, EEXIST,

@@ -106,3 +106,17 @@ bool vmfile_lives(const struct vm_record *vm)
 {
 	return proc_lives(vm->pid, vm->start_ticks);
 }
+
+int vmfile_find(struct vm_record *vm)
+{
+	pid_t pid = vmm_find_mapper(&vm->region[0], vm->pid, 0, true);
+	struct err e;
+
+	if (pid < 0)
+		return -ESRCH;
+	if (pid == vm->pid)
+		return 0;
+	vm->pid = pid;
+	vm->start_ticks = proc_start_ticks(pid);
+	return vmfile_save(vm, &e);
+}

@@ -31,4 +31,8 @@ int vmfile_load(const char *name, struct vm_record *ret_vm, struct err *e);
 
 bool vmfile_lives(const struct vm_record *vm);
 
+/* Finds the process that maps the memory, where it is not the one that was started (a script's
+ * child, a daemon), and notes it. -ESRCH: there is none (yet). */
+int vmfile_find(struct vm_record *vm);
+
 #endif

@@ -54,6 +54,16 @@ struct keeper {
 	bool complete; /* the worker's last word was success */
 };
 
+static int watch_vmm(struct keeper *k, struct err *e)
+{
+	fd_close(&k->vmm_pidfd);
+	k->vmm_pidfd = (int)syscall(SYS_pidfd_open, k->vm.pid, 0);
+	if (k->vmm_pidfd < 0 || !vmfile_lives(&k->vm))
+		return err_set(e, ESRCH, "%s is not running: process %d has ended", k->name,
+			       (int)k->vm.pid);
+	return 0;
+}
+
 static int be_the_only_one(struct keeper *k, struct err *e)
 {
 	char path[RUNDIR_PATH_BYTES];
@@ -114,6 +124,7 @@ static int keeper_init(struct keeper *k, int argc, char **argv, struct err *e)
 
 	*k = (struct keeper){ .name = argc == 2 ? argv[0] : "",
 			      .config = argc == 2 ? json_loads(argv[1], 0, &why) : NULL,
+			      .vmm_pidfd = -1,
 			      .listen_fd = -1,
 			      .uffd = -1,
 			      .remote_uffd = -1,
@@ -130,11 +141,12 @@ static int keeper_init(struct keeper *k, int argc, char **argv, struct err *e)
 	if (rc < 0)
 		return rc;
 	k->exe_fd = open("/proc/self/exe", O_RDONLY | O_CLOEXEC);
-	k->vmm_pidfd = (int)syscall(SYS_pidfd_open, k->vm.pid, 0);
-	if (k->vmm_pidfd < 0 || !vmfile_lives(&k->vm))
-		return err_set(e, ESRCH, "%s is not running: process %d has ended", k->name,
-			       (int)k->vm.pid);
-	rc = be_the_only_one(k, e);
+	/* One that waits for a machine is only about to become its VMM. */
+	if (!k->incoming && !vmfile_lives(&k->vm))
+		vmfile_find(&k->vm);
+	rc = watch_vmm(k, e);
+	if (!rc)
+		rc = be_the_only_one(k, e);
 	if (!rc)
 		rc = refuse_given(k, e);
 	if (!rc)
@@ -176,18 +188,20 @@ static int hold_memory(struct keeper *k, struct err *e)
 
 static bool is_up(struct keeper *k)
 {
-	struct vmm_info info;
+	enum vmm_state state;
 	struct err ignored;
 	struct vmm v;
 	uint64_t va;
 	bool up;
 
+	if (vmfile_find(&k->vm) < 0 || watch_vmm(k, &ignored) < 0)
+		return false;
 	for (unsigned int i = 0; i < k->vm.nregions; i++)
 		if (vmm_find_mapping(k->vm.pid, &k->vm.region[i], &va) < 0)
 			return false;
 	if (vmm_open(&v, vmm_by_name(k->vm.adapter), k->vm.vmm_sock, k->vmm_pidfd, &ignored) < 0)
 		return false;
-	up = v.ops->query(&v, &info, &ignored) == 0;
+	up = v.ops->query(&v, &state, &ignored) == 0;
 	vmm_close(&v);
 	return up;
 }
@@ -195,9 +209,29 @@ static bool is_up(struct keeper *k)
 /* The VMM starts while we wait; its own words about a failure are on its own stderr. */
 static int wait_until_up(struct keeper *k, struct err *e)
 {
+	struct err ignored;
+
 	while (!is_up(k))
-		if (vmm_died(k, 5))
+		if (vmm_died(k, 5) &&
+		    !is_up(k)) /* what was started may have left a daemon behind */
 			return err_set(e, ESRCH, "the VMM ended before it was ready");
+	if (settle_vmm(&k->vm, &ignored) < 0)
+		log_line("%s", ignored.msg);
+	return 0;
+}
+
+/* Whoever else works on this memory would not see that a page is missing. */
+static int check_mappers(struct keeper *k, struct err *e)
+{
+	for (unsigned int i = 0; i < k->vm.nregions; i++) {
+		pid_t pid = vmm_find_mapper(&k->vm.region[i], 0, k->vm.pid, false);
+
+		if (pid > 0)
+			return err_set(
+				e, EBUSY,
+				"process %d works on the memory %s of %s too (vhost-user?): such a VM cannot be moved by post-copy",
+				(int)pid, k->vm.region[i].name, k->name);
+	}
 	return 0;
 }
 
@@ -231,6 +265,8 @@ static int describe(struct keeper *k, struct err *e)
 	json_t *regions = json_array();
 	int rc = rundir_path(pages, k->name, "pages.map", e);
 
+	if (!rc)
+		rc = check_mappers(k, e);
 	for (unsigned int i = 0; i < k->vm.nregions; i++) {
 		const struct vmm_region *r = &k->vm.region[i];
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* The processes of a move. One executable: each is started as a hidden verb of umig.
  *
+ *   umig-settle   a moment after 'umig run'; settle.c
  *   umig-keeper   one a VM while it moves; keeper.c. Single-threaded
  *   umig-source   its worker at the source; source.c
  *   umig-pager    its worker at the destination; pager.c
@@ -20,7 +21,15 @@
  * foreground. */
 int keeper_start(const char *name, json_t *config, int listen_fd, struct err *e);
 
-/* Hidden verbs; argv: NAME CONFIG. Return the exit status. */
+/* Before the verb becomes the VMM: what is to be done when that is up. */
+int settle_start(const char *name, struct err *e);
+
+/* Keeps the VM's memory out of the programs that its VMM starts. */
+struct vm_record;
+int settle_vmm(struct vm_record *vm, struct err *e);
+
+/* Hidden verbs; argv: NAME CONFIG (settle: NAME). Return the exit status. */
+int settle_main(int argc, char **argv);
 int keeper_main(int argc, char **argv);
 int source_main(int argc, char **argv);
 int pager_main(int argc, char **argv);

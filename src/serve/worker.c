@@ -127,11 +127,14 @@ void worker_end(struct worker *w, const char *status, const struct err *err)
 int worker_open_vmm(struct worker *w, int abort_fd, struct err *e)
 {
 	const struct vmm_ops *ops = vmm_by_name(config_text(w->config, "adapter"));
+	int rc;
 
 	if (!ops)
 		return err_set(e, EINVAL, "no adapter is called '%s'",
 			       config_text(w->config, "adapter"));
-	return vmm_open(&w->vmm, ops, config_text(w->config, "vmm-socket"), abort_fd, e);
+	rc = vmm_open(&w->vmm, ops, config_text(w->config, "vmm-socket"), abort_fd, e);
+	w->vmm.nregions = (unsigned int)json_array_size(config_array(w->config, "regions"));
+	return rc;
 }
 
 int worker_record(struct worker *w, const char *record, json_t *extra, struct err *e)

@@ -43,7 +43,7 @@ static int make_one(struct vmm_launch *l, const char *spec, struct err *e)
 	return rc;
 }
 
-static int fake_launch(struct vmm_launch *l, struct err *e)
+static int fake_launch(struct vmm_launch *l, int program, struct err *e)
 {
 	size_t argc = 0, n = 0;
 	char **argv;
@@ -51,7 +51,7 @@ static int fake_launch(struct vmm_launch *l, struct err *e)
 
 	while (l->argv[argc])
 		argc++;
-	for (size_t i = 1; !rc && i + 1 < argc; i++)
+	for (size_t i = (size_t)program + 1; !rc && i + 1 < argc; i++)
 		if (!strcmp(l->argv[i], "--mem"))
 			rc = make_one(l, l->argv[i + 1], e);
 	if (!rc && !l->nregions)
@@ -76,34 +76,66 @@ static int fake_launch(struct vmm_launch *l, struct err *e)
 
 static int fake_greet(struct vmm *v, struct err *e)
 {
-	return qmp_greeting(v, "FAKE", ANSWER_TIMEOUT_MS, e);
+	return qmp_greeting(v, "FAKE", ANSWER_TIMEOUT_MS, NULL, e);
 }
 
-static int fake_query(struct vmm *v, struct vmm_info *ret_info, struct err *e)
+static int query_text(struct vmm *v, const char *key, char *out, size_t room, struct err *e)
 {
-	const char *status, *machine;
+	const char *text;
 	json_t *value;
 	int rc = qmp_execute(v, "query-status", NULL, -1, ANSWER_TIMEOUT_MS, &value, e);
 
 	if (rc < 0)
 		return rc;
-	rc = err_set(e, EPROTO, "query-status: an answer that cannot be");
-	status = json_string_value(json_object_get(value, "status"));
-	machine = json_string_value(json_object_get(value, "machine"));
-	for (int i = 0; status && machine && i < VMM_NSTATES; i++) {
-		if (strcmp(status, vmm_state_name[i]) != 0)
-			continue;
-		ret_info->state = i;
-		snprintf(ret_info->machine, sizeof(ret_info->machine), "%s", machine);
-		rc = 0;
-	}
+	text = json_string_value(json_object_get(value, key));
+	if (text)
+		snprintf(out, room, "%s", text);
+	else
+		rc = err_set(e, EPROTO, "query-status: an answer that cannot be");
 	json_decref(value);
 	return rc;
+}
+
+static int fake_query(struct vmm *v, enum vmm_state *ret_state, struct err *e)
+{
+	char status[32];
+	int rc = query_text(v, "status", status, sizeof(status), e);
+
+	if (rc < 0)
+		return rc;
+	for (int i = 0; i < VMM_NSTATES; i++) {
+		if (!strcmp(status, vmm_state_name[i])) {
+			*ret_state = i;
+			return 0;
+		}
+	}
+	return err_set(e, EPROTO, "query-status: an answer that cannot be");
+}
+
+static int fake_describe(struct vmm *v, char machine[VMM_MACHINE_BYTES], struct err *e)
+{
+	return query_text(v, "machine", machine, VMM_MACHINE_BYTES, e);
+}
+
+static int fake_match(const char *here, const char *there, struct err *e)
+{
+	if (strcmp(here, there) != 0)
+		return err_set(e, EINVAL, "the machines differ: %.100s here, %.100s at the source",
+			       here, there);
+	return 0;
 }
 
 static int fake_set_running(struct vmm *v, bool run, struct err *e)
 {
 	return qmp_execute(v, run ? "cont" : "stop", NULL, -1, STOP_TIMEOUT_MS, NULL, e);
+}
+
+/* It has no network. */
+static int fake_announce(struct vmm *v, struct err *e)
+{
+	(void)v;
+	(void)e;
+	return 0;
 }
 
 static int fake_save(struct vmm *v, int fd, struct err *e)
@@ -128,7 +160,10 @@ const struct vmm_ops fake_vmm_ops = {
 	.launch = fake_launch,
 	.greet = fake_greet,
 	.query = fake_query,
+	.describe = fake_describe,
+	.match = fake_match,
 	.set_running = fake_set_running,
+	.announce = fake_announce,
 	.save = fake_save,
 	.load = fake_load,
 	.quit = fake_quit,

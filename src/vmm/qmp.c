@@ -76,15 +76,18 @@ static int read_object(struct vmm *v, uint64_t deadline_ns, json_t **ret_object,
 	return 0;
 }
 
-int qmp_greeting(struct vmm *v, const char *key, int timeout_ms, struct err *e)
+int qmp_greeting(struct vmm *v, const char *key, int timeout_ms, json_t **ret_value, struct err *e)
 {
-	json_t *o;
+	json_t *o, *value;
 	int rc = read_object(v, clock_ns() + (uint64_t)timeout_ms * NS_PER_MS, &o, e);
 
 	if (rc < 0)
 		return rc;
-	if (!json_object_get(o, key))
+	value = json_object_get(o, key);
+	if (!value)
 		rc = err_set(e, EPROTO, "the VMM's greeting has no \"%s\"", key);
+	else if (ret_value)
+		*ret_value = json_incref(value);
 	json_decref(o);
 	return rc;
 }

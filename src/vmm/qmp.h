@@ -13,7 +13,8 @@
 int qmp_execute(struct vmm *v, const char *command, json_t *arguments, int pass_fd, int timeout_ms,
 		json_t **ret_value, struct err *e);
 
-/* Reads the greeting: an object with the member key. */
-int qmp_greeting(struct vmm *v, const char *key, int timeout_ms, struct err *e);
+/* Reads the greeting: an object with the member key, whose value the caller gets (ret_value may be
+ * NULL). */
+int qmp_greeting(struct vmm *v, const char *key, int timeout_ms, json_t **ret_value, struct err *e);
 
 #endif

@@ -26,15 +26,20 @@ const char *const vmm_state_name[VMM_NSTATES] = {
 	[VMM_PAUSED] = "paused",
 };
 
-static const struct vmm_ops *const adapters[] = { &fake_vmm_ops };
+static const struct vmm_ops *const adapters[] = { &qemu_vmm_ops, &fake_vmm_ops };
 
-const struct vmm_ops *vmm_for_program(const char *program)
+const struct vmm_ops *vmm_for_command(char *const argv[], int *ret_program)
 {
-	const char *slash = strrchr(program, '/');
+	for (int at = 0; argv[at]; at++) {
+		const char *slash = strrchr(argv[at], '/');
 
-	for (size_t i = 0; i < ARRAY_SIZE(adapters); i++)
-		if (adapters[i]->knows(slash ? slash + 1 : program))
-			return adapters[i];
+		for (size_t i = 0; i < ARRAY_SIZE(adapters); i++) {
+			if (adapters[i]->knows(slash ? slash + 1 : argv[at])) {
+				*ret_program = at;
+				return adapters[i];
+			}
+		}
+	}
 	return NULL;
 }
 
@@ -50,6 +55,8 @@ int vmm_open(struct vmm *v, const struct vmm_ops *ops, const char *ctl_path, int
 	     struct err *e)
 {
 	struct sockaddr_un a = { .sun_family = AF_UNIX };
+	struct ucred peer = { 0 };
+	socklen_t len = sizeof(peer);
 	int rc;
 
 	*v = (struct vmm){ .ops = ops, .abort_fd = abort_fd };
@@ -60,6 +67,8 @@ int vmm_open(struct vmm *v, const struct vmm_ops *ops, const char *ctl_path, int
 		vmm_close(v);
 		return rc;
 	}
+	getsockopt(v->sock, SOL_SOCKET, SO_PEERCRED, &peer, &len);
+	v->pid = peer.pid;
 	rc = ops->greet(v, e);
 	if (rc < 0)
 		vmm_close(v);
@@ -104,6 +113,46 @@ int vmm_find_mapping(pid_t pid, const struct vmm_region *r, uint64_t *ret_va)
 		return -ENOENT;
 	*ret_va = va;
 	return 0;
+}
+
+static bool maps(pid_t pid, const struct vmm_region *r, bool whole)
+{
+	char path[64], line[1024];
+	uint64_t va, ino;
+	unsigned int major, minor;
+	bool found = false;
+	FILE *f;
+
+	if (whole)
+		return vmm_find_mapping(pid, r, &va) == 0;
+	snprintf(path, sizeof(path), "/proc/%d/maps", (int)pid);
+	f = fopen(path, "re");
+	while (f && !found && fgets(line, sizeof(line), f))
+		found = sscanf(line, "%*s %*s %*s %x:%x %" SCNu64, &major, &minor, &ino) == 3 &&
+			ino == r->ino && makedev(major, minor) == r->dev;
+	if (f)
+		fclose(f);
+	return found;
+}
+
+pid_t vmm_find_mapper(const struct vmm_region *r, pid_t hint, pid_t except, bool whole)
+{
+	const struct dirent *d;
+	pid_t found = -ESRCH;
+	DIR *dir;
+
+	if (hint > 0 && maps(hint, r, whole))
+		return hint;
+	dir = opendir("/proc");
+	while (dir && found < 0 && (d = readdir(dir))) {
+		pid_t pid = (pid_t)strtol(d->d_name, NULL, 10);
+
+		if (pid > 0 && pid != except && pid != getpid() && maps(pid, r, whole))
+			found = pid;
+	}
+	if (dir)
+		closedir(dir);
+	return found;
 }
 
 int vmm_open_file(pid_t pid, const struct vmm_region *r)

@@ -35,24 +35,23 @@ struct vmm_region {
 
 /* A command line that is about to be executed. */
 struct vmm_launch {
-	char **argv;   /* the user's, then rewritten; both NULL-terminated. Owner: the launch */
-	bool incoming; /* it is to wait for a machine */
+	char **argv;	 /* the user's, then rewritten; both NULL-terminated. Owner: the launch */
+	bool incoming;	 /* it is to wait for a machine */
+	const char *mem; /* --mem: of a VM whose command line is in a script; NULL: not said */
 	const char *ctl_path; /* where its control socket shall be */
 	unsigned int nregions;
 	struct vmm_region region[VMM_REGIONS_MAX];
-	int memfd[VMM_REGIONS_MAX]; /* to be inherited by the VMM */
-};
-
-struct vmm_info {
-	enum vmm_state state;
-	char machine[VMM_MACHINE_BYTES]; /* what both ends must have in common, in the adapter's
-					    words */
+	int memfd[VMM_REGIONS_MAX]; /* to be inherited by the VMM; -1: a file of the user's */
 };
 
 struct vmm {
 	const struct vmm_ops *ops;
 	int sock;
-	int abort_fd;	 /* readable: every wait ends with -ECANCELED; -1: none */
+	pid_t pid;	       /* who listens there */
+	int version;	       /* of QEMU: 702 is 7.2 */
+	bool incoming;	       /* a machine was loaded, or is about to be */
+	unsigned int nregions; /* that umig knows; set by the caller, for describe() */
+	int abort_fd;	       /* readable: every wait ends with -ECANCELED; -1: none */
 	int64_t last_id; /* of a command: an answer that came after its deadline is not taken for
 			    the next one's */
 };
@@ -63,13 +62,21 @@ struct vmm_ops {
 
 	/* Is this program one of ours? By its name. */
 	bool (*knows)(const char *program);
-	/* Makes the memory and rewrites l->argv. */
-	int (*launch)(struct vmm_launch *l, struct err *e);
+	/* Makes the memory and rewrites l->argv, in which word number program is the VMM; < 0: it
+	 * is started by a script. */
+	int (*launch)(struct vmm_launch *l, int program, struct err *e);
 	/* Once connected: greeting, capabilities. */
 	int (*greet)(struct vmm *v, struct err *e);
-	int (*query)(struct vmm *v, struct vmm_info *ret_info, struct err *e);
+	int (*query)(struct vmm *v, enum vmm_state *ret_state, struct err *e);
+	/* What both ends must have in common, in the adapter's words. Refuses a VM that cannot be
+	 * moved at all. */
+	int (*describe)(struct vmm *v, char machine[VMM_MACHINE_BYTES], struct err *e);
+	/* Can the machine there become the one here? 0, or why not. */
+	int (*match)(const char *here, const char *there, struct err *e);
 	/* Returns when the VM has stopped for good (no I/O in flight), or runs. */
 	int (*set_running)(struct vmm *v, bool run, struct err *e);
+	/* The guest tells its networks where it is now. */
+	int (*announce)(struct vmm *v, struct err *e);
 	/* Device state without RAM, to and from the file fd. The VM is stopped; load: in
 	 * VMM_INMIGRATE. */
 	int (*save)(struct vmm *v, int fd, struct err *e);
@@ -78,10 +85,12 @@ struct vmm_ops {
 	int (*quit)(struct vmm *v, struct err *e);
 };
 
-extern const struct vmm_ops fake_vmm_ops;
+extern const struct vmm_ops fake_vmm_ops, qemu_vmm_ops;
 
-/* The adapter for a program, or by the name in vm.json; NULL if there is none. */
-const struct vmm_ops *vmm_for_program(const char *program);
+/* The adapter for a command line and which of its words is the VMM: the program itself, or one
+ * that taskset or the like is to start. NULL: none of its words is known. */
+const struct vmm_ops *vmm_for_command(char *const argv[], int *ret_program);
+/* By the name in vm.json; NULL if there is none. */
 const struct vmm_ops *vmm_by_name(const char *name);
 
 /* Connects to the control socket and greets. Returns 0 or -errno (-ENOENT, -ECONNREFUSED: not up
@@ -92,6 +101,10 @@ void vmm_close(struct vmm *v);
 
 /* Where process pid maps the file: address of its first byte. -ENOENT: it does not (yet). */
 int vmm_find_mapping(pid_t pid, const struct vmm_region *r, uint64_t *ret_va);
+
+/* Who maps the region: process hint, or any other but ours; whole: all of it, as its VMM does.
+ * -ESRCH: nobody. */
+pid_t vmm_find_mapper(const struct vmm_region *r, pid_t hint, pid_t except, bool whole);
 
 /* An fd of our own on a file that process pid has open. Returns the fd or -errno. */
 int vmm_open_file(pid_t pid, const struct vmm_region *r);

@@ -4,7 +4,11 @@
 #include <assert.h>
 #include <ctype.h>
 #include <stdio.h>
+#ifdef __x86_64__
+#include <xxh_x86dispatch.h> /* the same sums, with the widest vectors that this CPU has */
+#else
 #include <xxhash.h>
+#endif
 
 #include "util/util.h"
 #include "wire/bytes.h"

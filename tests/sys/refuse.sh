@@ -56,7 +56,7 @@ program)
 	refused 'not found in PATH' 1 run vm -- no-such-program
 	refused 'no program that can be executed' 1 run vm -- /nowhere/umig-fake
 	refused 'no program that can be executed' 1 run vm -- "$T"
-	refused 'does not know how to drive /bin/true' 1 run vm -- /bin/true
+	refused 'is not QEMU' 1 run vm -- /bin/true
 	[ ! -e "$T/a/vm" ] || fail "a run directory is left"
 	refused 'a program is needed' 2 run vm --
 	refused 'a name and a program are needed' 2 run vm
