@@ -36,6 +36,10 @@ int cli_fail(const struct err *e);
 /* Says what is wrong and how it is used; returns EXIT_USAGE. */
 int cli_usage(const char *verb, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
+/* Other than loopback and unix sockets only where the user has said so; then with a warning. */
+struct uri;
+int cli_check_network(const struct uri *u, bool listening, bool insecure, struct err *e);
+
 /* Prints the help of a verb. */
 int cli_verb_help(const char *verb);
 

@@ -7,49 +7,96 @@
 #include "rundir/ctl.h"
 #include "rundir/vmfile.h"
 
-static const char *state_of(const struct vm_record *vm, char *out, size_t room)
+struct row {
+	char pid[16], role[16], state[320], memory[32], here[48], server[48];
+};
+
+/* What its keeper says, or NULL. */
+static json_t *ask_keeper(const char *name)
 {
 	static struct ctl c;
+	json_t *status = NULL;
+	struct err e;
+
+	if (!ctl_open(&c, name, &e)) {
+		if (ctl_execute(&c, "query-migrate", &status, &e) < 0)
+			status = NULL;
+		ctl_close(&c);
+	}
+	return status;
+}
+
+/* A keeper is there: the VM is on its way, or waits for one. */
+static void fill_moving(struct row *r, const json_t *status, double all_bytes)
+{
+	const json_t *ram = json_object_get(status, "ram");
+	const char *role = progress_text(status, "role");
+	bool outgoing = !strcmp(role, "source");
+	double here = progress_number(ram, "normal") * progress_number(ram, "page-size");
+	int worker = (int)progress_number(status, "worker-pid");
+	char size[32];
+
+	snprintf(r->role, sizeof(r->role), "%s", *role ? role : "-");
+	if (strcmp(progress_text(status, "status"), "none") != 0)
+		snprintf(r->state, sizeof(r->state), "%s", progress_text(status, "status"));
+	if (!outgoing && all_bytes > 0)
+		snprintf(r->here, sizeof(r->here), "%s", progress_size(here, size, sizeof(size)));
+	if (worker)
+		snprintf(r->server, sizeof(r->server), "%s %d",
+			 outgoing ? "umig-source" : "umig-pager", worker);
+}
+
+static void fill_ended(struct row *r, const char *name)
+{
 	struct err e;
 	json_t *o;
 
-	snprintf(out, room, "%s",
-		 !vmfile_lives(vm) ? "ended"
-		 : vm->incoming	   ? "waiting"
-				   : "running");
-	if (!ctl_open(&c, vm->name, &e)) {
-		if (!ctl_execute(&c, "query-migrate", &o, &e)) {
-			if (strcmp(progress_text(o, "status"), "none") != 0)
-				snprintf(out, room, "%s", progress_text(o, "status"));
-			json_decref(o);
-		}
-		ctl_close(&c);
-	} else if (!vmfile_lives(vm) && !rundir_read(vm->name, "state.json", &o, &e)) {
-		if (!strcmp(progress_text(o, "role"), "source") &&
-		    !strcmp(progress_text(o, "record"), "completed"))
-			snprintf(out, room, "left for %s", progress_text(o, "peer"));
-		json_decref(o);
-	}
-	return out;
+	snprintf(r->state, sizeof(r->state), "ended");
+	snprintf(r->pid, sizeof(r->pid), "-");
+	snprintf(r->here, sizeof(r->here), "-");
+	if (rundir_read(name, "state.json", &o, &e) < 0)
+		return;
+	if (!strcmp(progress_text(o, "role"), "source") &&
+	    !strcmp(progress_text(o, "record"), "completed"))
+		snprintf(r->state, sizeof(r->state), "left for %s", progress_text(o, "peer"));
+	json_decref(o);
+}
+
+static void fill(struct row *r, const struct vm_record *vm)
+{
+	json_t *status = ask_keeper(vm->name);
+	double bytes = 0;
+
+	for (unsigned int i = 0; i < vm->nregions; i++)
+		bytes += (double)vm->region[i].size_bytes;
+	*r = (struct row){ .role = "-", .server = "-", .here = "all" };
+	snprintf(r->pid, sizeof(r->pid), "%d", (int)vm->pid);
+	snprintf(r->state, sizeof(r->state), vm->incoming ? "waiting" : "running");
+	if (vm->incoming)
+		snprintf(r->here, sizeof(r->here), "-");
+	progress_size(bytes, r->memory, sizeof(r->memory));
+	if (!vmfile_lives(vm))
+		fill_ended(r, vm->name);
+	if (status)
+		fill_moving(r, status, bytes);
+	json_decref(status);
 }
 
 static int show(void *arg, const char *name)
 {
 	unsigned int *count = arg;
-	char size[32], state[320];
 	struct vm_record vm;
-	uint64_t bytes = 0;
+	struct row r;
 	struct err e;
 
 	if (vmfile_load(name, &vm, &e) < 0)
 		return 0;
-	for (unsigned int i = 0; i < vm.nregions; i++)
-		bytes += vm.region[i].size_bytes;
+	fill(&r, &vm);
 	if (!(*count)++)
-		printf("%-20s %8s %-6s %10s  %s\n", "NAME", "PID", "VMM", "MEMORY", "STATE");
-	printf("%-20s %8d %-6s %10s  %s\n", vm.name, (int)vm.pid, vm.adapter,
-	       progress_size((double)bytes, size, sizeof(size)),
-	       state_of(&vm, state, sizeof(state)));
+		printf("%-16s %8s  %-11s %10s %10s  %-19s %s\n", "NAME", "PID", "ROLE", "MEMORY",
+		       "HERE", "SERVED BY", "STATE");
+	printf("%-16s %8s  %-11s %10s %10s  %-19s %s\n", vm.name, r.pid, r.role, r.memory, r.here,
+	       r.server, r.state);
 	return 0;
 }
 

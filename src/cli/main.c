@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: MIT */
+#include <errno.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "cli/cli.h"
+#include "net/sock.h"
 #include "serve/serve.h"
 
 const struct verb verbs[] = {
@@ -31,7 +33,11 @@ const struct verb verbs[] = {
 	  "  -m            the background goes on where the last fault was\n"
 	  "  FORWARD       pages sent along behind a touched one (default: the 64 around it)\n"
 	  "  BACKWARD      pages sent along before it\n"
+	  "  --insecure    also over a network on which others could listen in\n"
 	  "  --bulk N      connections for the background (1 to 8, default 2)\n"
+	  "  --rehearse    do all of it on the real destination up to the last step, and go back: says what to expect.\n"
+	  "                The VM is stopped for the downtime that is predicted; the receiver is used up\n"
+	  "  --json        progress and result as lines of JSON\n"
 	  "  --detach      return once it is under way\n"
 	  "  --x-break W   break it on purpose: W is 'page' (one is never sent) or 'bit' (one is flipped)\n" },
 	{ "list", cli_list, "", "the VMs of this host", "" },
@@ -52,6 +58,17 @@ int cli_fail(const struct err *e)
 {
 	fprintf(stderr, "umig: %s\n", e->msg);
 	return EXIT_FAILED;
+}
+
+int cli_check_network(const struct uri *u, bool listening, bool insecure, struct err *e)
+{
+	int rc = sock_check_private(u, listening, e);
+
+	if (rc != -EPERM || !insecure)
+		return rc;
+	fprintf(stderr,
+		"umig: warning: memory goes unencrypted and unauthenticated (--insecure)\n");
+	return 0;
 }
 
 static const struct verb *find(const char *name)

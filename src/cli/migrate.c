@@ -8,6 +8,7 @@
 
 #include "cli/cli.h"
 #include "cli/progress.h"
+#include "cli/report.h"
 #include "net/uri.h"
 #include "rundir/ctl.h"
 #include "rundir/rundir.h"
@@ -19,7 +20,7 @@ enum { SHOW_MS_TERMINAL = 100, SHOW_MS_FILE = 1000 };
 
 struct request {
 	const char *name, *uri, *break_what;
-	bool postcopy, no_background, move_background, detach;
+	bool postcopy, no_background, move_background, detach, insecure, rehearse, as_json;
 	long forward, backward, bulk;
 };
 
@@ -64,6 +65,9 @@ static int parse(struct request *r, int argc, char **argv)
 {
 	static const struct option options[] = { { "bulk", required_argument, NULL, 'b' },
 						 { "detach", no_argument, NULL, 'd' },
+						 { "insecure", no_argument, NULL, 'i' },
+						 { "json", no_argument, NULL, 'j' },
+						 { "rehearse", no_argument, NULL, 'r' },
 						 { "x-break", required_argument, NULL, 'x' },
 						 { NULL, 0, NULL, 0 } };
 	int opt;
@@ -87,6 +91,15 @@ static int parse(struct request *r, int argc, char **argv)
 						 "--bulk %s: 1 to 8 connections can be had",
 						 optarg);
 			break;
+		case 'i':
+			r->insecure = true;
+			break;
+		case 'j':
+			r->as_json = true;
+			break;
+		case 'r':
+			r->rehearse = true;
+			break;
 		case 'd':
 			r->detach = true;
 			break;
@@ -108,10 +121,11 @@ static int parse(struct request *r, int argc, char **argv)
 
 static int start(const struct request *r, struct err *e)
 {
-	json_t *config = json_pack("{s:s, s:s, s:b, s:b, s:i, s:i, s:i}", "role", "source", "uri",
-				   r->uri, "no-background", r->no_background, "move-background",
-				   r->move_background, "forward", (int)r->forward, "backward",
-				   (int)r->backward, "bulk", (int)r->bulk);
+	json_t *config =
+		json_pack("{s:s, s:s, s:b, s:b, s:b, s:i, s:i, s:i}", "role", "source", "uri",
+			  r->uri, "rehearsal", r->rehearse, "no-background", r->no_background,
+			  "move-background", r->move_background, "forward", (int)r->forward,
+			  "backward", (int)r->backward, "bulk", (int)r->bulk);
 	int rc;
 
 	if (r->break_what)
@@ -119,6 +133,21 @@ static int start(const struct request *r, struct err *e)
 	rc = keeper_start(r->name, config, -1, e);
 	json_decref(config);
 	return rc;
+}
+
+/* What the last rehearsal of this VM has predicted, or NULL. */
+static json_t *read_rehearsal(const struct request *r)
+{
+	json_t *state, *last, *predicted = NULL;
+	struct err ignored;
+
+	if (rundir_read(r->name, "state.json", &state, &ignored) < 0)
+		return NULL;
+	last = json_object_get(state, "migration");
+	if (!strcmp(progress_text(last, "status"), "rehearsed"))
+		predicted = json_incref(json_object_get(last, "predicted"));
+	json_decref(state);
+	return predicted;
 }
 
 /* Its last word, from the keeper or from what it left on file. */
@@ -138,7 +167,7 @@ static int read_end(const char *name, json_t **ret_status, struct err *e)
 /* Until the final status; -EINTR on Ctrl-C. */
 static int follow(struct ctl *c, const struct request *r, json_t **ret_status, struct err *e)
 {
-	int every_ms = isatty(STDOUT_FILENO) ? SHOW_MS_TERMINAL : SHOW_MS_FILE;
+	int every_ms = isatty(STDOUT_FILENO) && !r->as_json ? SHOW_MS_TERMINAL : SHOW_MS_FILE;
 	uint64_t shown_ns = clock_ns();
 
 	for (;;) {
@@ -167,23 +196,32 @@ static int follow(struct ctl *c, const struct request *r, json_t **ret_status, s
 			return 0;
 		}
 		if (status && clock_ns() - shown_ns >= (uint64_t)every_ms * NS_PER_MS) {
-			progress_show(r->name, status);
+			if (r->as_json)
+				progress_json(status);
+			else
+				progress_show(r->name, status);
 			shown_ns = clock_ns();
 		}
 		json_decref(status);
 	}
 }
 
-static int conclude(const struct request *r, const json_t *status)
+static int conclude(const struct request *r, const json_t *status, const json_t *rehearsed)
 {
 	const char *word = progress_text(status, "status"),
 		   *why = progress_text(status, "error-desc");
 
-	if (!strcmp(word, "completed")) {
-		progress_table(r->name, r->uri, status);
+	if (r->as_json)
+		progress_json(status);
+	if (!strcmp(word, "completed") || !strcmp(word, "rehearsed")) {
+		if (!r->as_json && r->rehearse)
+			report_rehearsal(r->name, r->uri, status);
+		else if (!r->as_json)
+			report_move(r->name, r->uri, status, rehearsed);
 		return EXIT_DONE;
 	}
-	fprintf(stderr, "umig: %s did not move: %s\n", r->name, *why ? why : word);
+	fprintf(stderr, "umig: %s %s: %s\n", r->name,
+		r->rehearse ? "could not move" : "did not move", *why ? why : word);
 	if (!strcmp(word, "postcopy-paused"))
 		fprintf(stderr,
 			"umig: it was given to %s already. Both hosts keep its memory; nothing was ended.\n",
@@ -199,12 +237,15 @@ int cli_migrate(int argc, char **argv)
 	struct err e = ERR_INIT;
 	struct request r;
 	struct uri uri;
-	json_t *status = NULL;
+	json_t *status = NULL, *rehearsed;
 	int rc = parse(&r, argc, argv);
 
 	if (rc)
 		return rc;
 	rc = uri_parse(&uri, r.uri, &e);
+	if (!rc)
+		rc = cli_check_network(&uri, false, r.insecure, &e);
+	rehearsed = read_rehearsal(&r);
 	if (!rc)
 		rc = start(&r, &e);
 	if (rc < 0)
@@ -220,7 +261,8 @@ int cli_migrate(int argc, char **argv)
 		rc = follow(&c, &r, &status, &e);
 	else if (rc == -ENOENT || rc == -EPIPE)
 		rc = read_end(r.name, &status, &e); /* it was quicker than we */
-	progress_done();
+	if (!r.as_json)
+		progress_done();
 	if (rc == -EINTR) {
 		fprintf(stderr,
 			"umig: %s goes on moving: 'umig status %s' shows how far, 'umig cancel %s' takes it back\n",
@@ -229,7 +271,8 @@ int cli_migrate(int argc, char **argv)
 	}
 	if (rc < 0)
 		return cli_fail(&e);
-	rc = conclude(&r, status);
+	rc = conclude(&r, status, rehearsed);
 	json_decref(status);
+	json_decref(rehearsed);
 	return rc;
 }

@@ -12,8 +12,8 @@ void progress_show(const char *name, const json_t *status);
 /* The line on the terminal is finished. */
 void progress_done(void);
 
-/* The table at the end. */
-void progress_table(const char *name, const char *uri, const json_t *status);
+/* As a line of JSON, as the control socket has it. */
+void progress_json(const json_t *status);
 
 const char *progress_text(const json_t *o, const char *key);
 double progress_number(const json_t *o, const char *key);

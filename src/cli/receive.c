@@ -19,6 +19,8 @@ static int receive(struct launch *l, struct err *e)
 
 	rc = uri_parse(&uri, l->uri, e);
 	if (!rc)
+		rc = cli_check_network(&uri, true, l->insecure, e);
+	if (!rc)
 		rc = sock_listen(&uri, &listen_fd, e);
 	if (rc < 0)
 		return rc;

@@ -590,11 +590,13 @@ static void figures(const struct dest *d, char *out, size_t room)
 	snprintf(
 		out, room,
 		"{\"faults\":%llu,\"requests\":%llu,\"fault-us-p50\":%.1f,\"fault-us-p99\":%.1f,"
+		"\"fault-us-max\":%.1f,\"blocktime-ms\":%.3f,"
 		"\"placed-pages\":%llu,\"zeroed-pages\":%llu,\"zero-pages\":%llu,\"dropped-pages\":%llu,"
 		"\"removed-pages\":%llu,\"stale-frames\":%llu,\"eagain\":%llu,\"enomem\":%llu}",
 		(unsigned long long)c->faults, (unsigned long long)d->requests_sent,
 		(double)histogram_quantile_ns(&d->fault_ns, 0.5) / 1e3,
 		(double)histogram_quantile_ns(&d->fault_ns, 0.99) / 1e3,
+		(double)d->fault_ns.max_ns / 1e3, (double)d->fault_ns.sum_ns / 1e6,
 		(unsigned long long)c->placed_pages, (unsigned long long)c->zeroed_pages,
 		(unsigned long long)d->zero_pages, (unsigned long long)c->dropped_pages,
 		(unsigned long long)c->removed_pages, (unsigned long long)d->stale_frames,

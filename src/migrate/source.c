@@ -118,8 +118,11 @@ static int tell(struct source *s, enum frame_type type, uint16_t flags, const vo
 static int join(struct source *s, struct channel *c, uint32_t payload_max_bytes, struct hello *h,
 		struct err *e)
 {
-	struct frame f = { .type = FRAME_HELLO, .len_bytes = HELLO_BYTES };
+	struct frame f = { .type = FRAME_HELLO,
+			   .flags = h->rehearsal ? FRAME_REHEARSAL : 0,
+			   .len_bytes = HELLO_BYTES };
 	uint8_t buf[HELLO_BYTES];
+	uint64_t asked_ns;
 	const uint8_t *payload;
 	struct hello answer;
 	int fd, rc;
@@ -132,12 +135,14 @@ static int join(struct source *s, struct channel *c, uint32_t payload_max_bytes,
 		return rc;
 	c->shape = (struct frame_shape){ s->config.nregions, s->npages, s->page_bytes };
 	hello_put(buf, h);
+	asked_ns = clock_ns();
 	rc = channel_send(c, &f, buf, e);
 	if (rc < 0)
 		return rc;
 	rc = channel_recv(c, CHANNEL_WAIT, ANSWER_TIMEOUT_MS, &f, &payload, e);
 	if (rc < 0)
 		return rc;
+	s->predicted.rtt_ns = min_u64(s->predicted.rtt_ns, clock_ns() - asked_ns);
 	rc = check_no(&f, payload, e);
 	if (!rc && f.type != FRAME_HELLO_OK)
 		rc = out_of_order(&f, "HELLO_OK", e);
@@ -152,15 +157,19 @@ static int join(struct source *s, struct channel *c, uint32_t payload_max_bytes,
 
 int source_hello(struct source *s, struct err *e)
 {
-	struct hello h = { .role = ROLE_CONTROL, .nbulk = s->config.nbulk };
+	struct hello h = { .role = ROLE_CONTROL,
+			   .nbulk = s->config.nbulk,
+			   .rehearsal = s->config.rehearsal };
 	int rc;
 
+	s->predicted.rtt_ns = UINT64_MAX;
 	memcpy(h.session, s->session, sizeof(h.session));
 	snprintf(h.name, sizeof(h.name), "%s", s->config.name);
 	rc = join(s, &s->control, CONTROL_PAYLOAD_BYTES, &h, e);
 	if (!rc) {
 		s->control.send_timeout_ms = ANSWER_TIMEOUT_MS; /* a peer that does not read */
 		h.role = ROLE_URGENT;				/* h has the token now */
+		h.rehearsal = false;				/* control has said it */
 		rc = join(s, &s->urgent, HELLO_BYTES, &h, e);
 	}
 	for (unsigned int i = 0; !rc && i < s->config.nbulk; i++) {
@@ -212,10 +221,14 @@ int source_advise(struct source *s, struct err *e)
 		if (fstat(r->memfd, &st) == 0)
 			m->region[i].populated_bytes =
 				min_u64((uint64_t)st.st_blocks * 512, m->region[i].size_bytes);
+		s->populated_bytes += m->region[i].populated_bytes;
 	}
 	rc = tell(s, FRAME_ADVISE, 0, buf, (uint32_t)advise_put(buf, m), e);
 	if (!rc)
 		rc = expect(s, FRAME_ADVISE_OK, ANSWER_TIMEOUT_MS, &f, &payload, e);
+	if (!rc)
+		rc = predict(s, e);
+	atomic_store(&s->has_predicted, !rc);
 out:
 	free(buf);
 	free(m);
@@ -469,17 +482,12 @@ static void left_stopped(struct source *s, const struct err *why, struct err *e)
 		why->msg, was.msg);
 }
 
-/* Before the commit: the VM goes on here, as if nothing had been. */
-static void roll_back(struct source *s, struct err *e)
+/* The VM goes on here, as if nothing had been. Returns 0, or -EIO with what e said before in it. */
+static int continue_here(struct source *s, struct err *e)
 {
 	const struct vmm_ops *ops = s->config.vmm->ops;
 	struct err why = ERR_INIT, ignored;
-	struct frame f = { .type = FRAME_CANCEL };
 
-	if (s->control.fd >= 0) {
-		f.len_bytes = (uint32_t)strlen(e->msg);
-		channel_send(&s->control, &f, e->msg, &ignored);
-	}
 	if (s->stopped && s->was_running) {
 		if (ops->set_running(s->config.vmm, true, &why) < 0)
 			left_stopped(s, &why, e);
@@ -487,6 +495,36 @@ static void roll_back(struct source *s, struct err *e)
 			ops->announce(s->config.vmm, &ignored); /* the destination may have */
 	}
 	s->config.hooks.record(s->config.hooks.arg, RECORD_ROLLED_BACK, &ignored);
+	return s->left_stopped ? -EIO : 0;
+}
+
+static void say_cancel(struct source *s, const char *why)
+{
+	struct frame f = { .type = FRAME_CANCEL, .len_bytes = (uint32_t)strlen(why) };
+	struct err ignored;
+
+	if (s->control.fd >= 0)
+		channel_send(&s->control, &f, why, &ignored);
+}
+
+/* Before the commit. */
+static void roll_back(struct source *s, struct err *e)
+{
+	say_cancel(s, e->msg);
+	continue_here(s, e);
+}
+
+/* A rehearsal went well. The machine that was loaded there must be dead before ours goes on. */
+static int go_back(struct source *s, struct err *e)
+{
+	const uint8_t *payload;
+	struct frame f;
+
+	predict_downtime(s);
+	say_cancel(s, "this was a rehearsal");
+	while (!hear(s, ANSWER_TIMEOUT_MS, &f, &payload, e)) /* until REFUSED: it is dead */
+		;
+	return continue_here(s, e);
 }
 
 int source_cancel(struct source *s)
@@ -525,10 +563,15 @@ int source_run(struct source *s, struct err *e)
 {
 	int rc = 0;
 
-	for (unsigned int i = 0; i < STAGE_N && !rc; i++) {
+	for (unsigned int i = 0; i < (s->config.rehearsal ? STAGE_RUN : STAGE_N) && !rc; i++) {
 		atomic_store(&s->stage, i);
 		if (stages[i].source)
 			rc = stages[i].source(s, e);
+	}
+	if (!rc && s->config.rehearsal) {
+		rc = go_back(s, e);
+		source_stop_threads(s);
+		return rc;
 	}
 	if (rc < 0) {
 		/* A thread that failed knows better than the wait that it ended. */

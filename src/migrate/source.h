@@ -8,6 +8,7 @@
 #include <stdint.h>
 
 #include "migrate/order.h"
+#include "migrate/predict.h"
 #include "migrate/stages.h"
 #include "net/channel.h"
 #include "net/uri.h"
@@ -35,6 +36,7 @@ struct source_config {
 	struct order_options order;
 	unsigned int nbulk;
 	enum source_break break_what;
+	bool rehearsal; /* every stage up to RUN, and back */
 	struct migrate_hooks hooks;
 };
 
@@ -63,6 +65,9 @@ struct source {
 	int progress_fd;      /* eventfd: a mark was sent */
 	_Atomic unsigned int marks_sent;
 	_Atomic uint64_t page_sum, sent_pages, zero_pages, urgent_pages, requests;
+	uint64_t populated_bytes; /* as ADVISE said */
+	struct prediction predicted;
+	_Atomic bool has_predicted;
 	uint32_t break_region;
 	uint64_t break_pg;
 	_Atomic bool break_done;

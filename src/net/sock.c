@@ -41,6 +41,37 @@ static int resolve(const struct uri *u, bool passive, struct addrinfo **ret_list
 	return 0;
 }
 
+static bool is_loopback(const struct sockaddr *a)
+{
+	const struct in6_addr *six = &((const struct sockaddr_in6 *)a)->sin6_addr;
+
+	if (a->sa_family == AF_INET)
+		return ntohl(((const struct sockaddr_in *)a)->sin_addr.s_addr) >> 24 == 127;
+	return IN6_IS_ADDR_LOOPBACK(six) || (IN6_IS_ADDR_V4MAPPED(six) && six->s6_addr[12] == 127);
+}
+
+int sock_check_private(const struct uri *u, bool listening, struct err *e)
+{
+	struct addrinfo *list;
+	bool private = true;
+	int rc;
+
+	if (u->kind == URI_UNIX)
+		return 0;
+	rc = resolve(u, listening, &list, e);
+	if (rc < 0)
+		return rc;
+	for (const struct addrinfo *ai = list; ai; ai = ai->ai_next)
+	private &= is_loopback(ai->ai_addr);
+	freeaddrinfo(list);
+	if (private)
+		return 0;
+	return err_set(
+		e, EPERM,
+		"tcp:%s:%s is open to the network, where a VM's memory would go unencrypted and anybody could send one: use loopback or unix: with a tunnel (ssh -L), or say --insecure on a network that you trust",
+		u->host, u->port);
+}
+
 /* A socket file whose listener is dead refuses connections. */
 static bool is_stale(const struct sockaddr_un *a)
 {

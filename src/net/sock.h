@@ -3,9 +3,14 @@
 #ifndef UMIG_NET_SOCK_H
 #define UMIG_NET_SOCK_H
 
+#include <stdbool.h>
 #include <stddef.h>
 
 #include "net/uri.h"
+
+/* 0 if only processes of this host can be at u (a unix socket, loopback); -EPERM with a sentence if
+ * not. listening: it is an address to listen at. */
+int sock_check_private(const struct uri *u, bool listening, struct err *e);
 
 /* Listens; the caller owns *ret_fd. An old socket file that nobody listens on is replaced. */
 int sock_listen(const struct uri *u, int *ret_fd, struct err *e);

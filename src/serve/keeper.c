@@ -352,6 +352,7 @@ static void take_status(struct keeper *k)
 
 		if (!status)
 			continue;
+		json_object_set_new(status, "worker-pid", json_integer(k->worker));
 		if (config_bool(status, "final")) {
 			k->complete = !strcmp(config_text(status, "status"), "completed");
 			write_end(k, status); /* before anybody hears that it is over */

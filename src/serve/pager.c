@@ -134,18 +134,20 @@ static json_t *status_of(const struct dest *d)
 	unsigned int stage = atomic_load(&d->stage);
 	bool waiting = !atomic_load(&d->t_hello_ns);
 
-	return json_pack("{s:s, s:s, s:f, s:{s:I, s:I, s:I, s:I, s:I, s:I}, s:f, s:f}", "status",
+	return json_pack("{s:s, s:s, s:f, s:{s:I, s:I, s:I, s:I, s:I, s:I, s:I}, s:f, s:f, s:f}", "status",
 			 waiting ? "none" : stages[stage].status, "stage",
 			 waiting ? "waiting" : stages[stage].name, "total-time",
 			 worker_ms(atomic_load(&d->t_hello_ns), end_ns ? end_ns : now_ns), "ram",
-			 "normal", (json_int_t)atomic_load(&c->placed_pages), "duplicate",
+			 "page-size", (json_int_t)d->page_bytes[0], "normal",
+			 (json_int_t)atomic_load(&c->placed_pages), "duplicate",
 			 (json_int_t)atomic_load(&d->zero_pages), "postcopy-requests",
 			 (json_int_t)atomic_load(&d->requests_sent), "faults",
 			 (json_int_t)atomic_load(&c->faults), "removed",
 			 (json_int_t)atomic_load(&c->removed_pages), "enomem",
 			 (json_int_t)atomic_load(&c->no_memory), "fault-us-p50",
 			 (double)histogram_quantile_ns(&d->fault_ns, 0.5) / 1e3, "fault-us-p99",
-			 (double)histogram_quantile_ns(&d->fault_ns, 0.99) / 1e3);
+			 (double)histogram_quantile_ns(&d->fault_ns, 0.99) / 1e3, "blocktime-ms",
+			 (double)atomic_load(&d->fault_ns.sum_ns) / 1e6);
 }
 
 static json_t *status(struct worker *w)

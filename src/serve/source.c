@@ -82,7 +82,7 @@ static void *session_body(void *arg)
 {
 	struct outgoing *o = arg;
 	struct err e = ERR_INIT;
-	const char *end = "completed";
+	const char *end = o->source.config.rehearsal ? "rehearsed" : "completed";
 	/* Nothing cuts a command to the VMM short: half a "stop" could not be undone. */
 	int rc = worker_open_vmm(&o->worker, -1, &e);
 
@@ -121,6 +121,15 @@ static json_t *ram_status(const struct source *s)
 			 (json_int_t)atomic_load(&s->urgent_pages));
 }
 
+/* In query-migrate's units: milliseconds, bytes. */
+static json_t *predicted(const struct prediction *p)
+{
+	return json_pack("{s:f, s:f, s:I, s:f, s:f}", "total-time", (double)p->total_ns / 1e6,
+			 "downtime", (double)p->downtime_ns / 1e6, "bytes", (json_int_t)p->bytes,
+			 "link-bytes-per-second", p->link_bytes_per_s, "round-trip-us",
+			 (double)p->rtt_ns / 1e3);
+}
+
 static json_t *status(struct worker *w)
 {
 	const struct source *s = &((struct outgoing *)w->arg)->source;
@@ -133,6 +142,8 @@ static json_t *status(struct worker *w)
 			      worker_ms(atomic_load(&s->t_stop_ns), atomic_load(&s->t_run_ns)),
 			      "ram", ram_status(s));
 
+	if (atomic_load(&s->has_predicted))
+		json_object_set_new(o, "predicted", predicted(&s->predicted));
 	if (!atomic_load(&w->done))
 		return o;
 	/* What the session wrote before it was done. */
@@ -154,7 +165,8 @@ static int read_config(const struct worker *w, struct source_config *c, struct e
 	const char *break_what = config_text(w->config, "break");
 
 	*c = (struct source_config){ .name = w->name,
-				     .nbulk = (unsigned int)config_int(w->config, "bulk", 1) };
+				     .nbulk = (unsigned int)config_int(w->config, "bulk", 1),
+				     .rehearsal = config_bool(w->config, "rehearsal") };
 	c->order = (struct order_options){
 		.no_background = config_bool(w->config, "no-background"),
 		.move_background = config_bool(w->config, "move-background"),

@@ -86,7 +86,7 @@ receive() { # HOST NAME URI ARGS...: umig receive; sets WHERE
 	local host=$1 name=$2 uri=$3
 	shift 3
 	rm -f "$T/$host-$name.err" # what an earlier one said must not be taken for this one's word
-	UMIG_RUN_DIR=$T/$host "$UMIG" receive "$name" "$uri" -- "$UMIG_FAKE" "$@" >"$T/$host-$name.out" 2>"$T/$host-$name.err" 7>&- 8>&- &
+	UMIG_RUN_DIR=$T/$host "$UMIG" receive ${INSECURE:-} "$name" "$uri" -- "$UMIG_FAKE" "$@" >"$T/$host-$name.out" 2>"$T/$host-$name.err" 7>&- 8>&- &
 	PIDS+=($!)
 	wait_for 10 grep -q 'waits at' "$T/$host-$name.err" || fail "$name does not wait on $host"
 	WHERE=$(sed -n 's/.* waits at //p' "$T/$host-$name.err")

@@ -93,6 +93,12 @@ uri)
 	done
 	runs_well a vm
 	;;
+network) # open to others: only where that was said
+	start a vm --mem 16M
+	refused "open to the network.*--insecure" 1 receive other tcp:0:0 -- "$UMIG_FAKE"
+	refused "open to the network.*--insecure" 1 migrate -p vm tcp:192.0.2.1:9
+	runs_well a vm
+	;;
 words)
 	start a vm --mem 16M
 	refused 'no VM is called nobody' 1 migrate -p nobody "unix:$T/link"

@@ -1,0 +1,12 @@
+/* SPDX-License-Identifier: MIT */
+/* The tables at the end of a migration and of a rehearsal. */
+#ifndef UMIG_CLI_REPORT_H
+#define UMIG_CLI_REPORT_H
+
+#include <jansson.h>
+
+/* rehearsed: what a rehearsal before has predicted, or NULL. */
+void report_move(const char *name, const char *uri, const json_t *status, const json_t *rehearsed);
+void report_rehearsal(const char *name, const char *uri, const json_t *status);
+
+#endif
