@@ -13,6 +13,7 @@
 
 #include "cli/cli.h"
 #include "rundir/rundir.h"
+#include "rundir/tombstone.h"
 #include "util/fd.h"
 #include "util/proc.h"
 
@@ -123,6 +124,8 @@ int launch_prepare(struct launch *l, struct err *e)
 		rc = describe(l, ops, e);
 	if (rc < 0)
 		rundir_remove(l->name);
+	else if (!l->uri)
+		tombstone_remove(l->name); /* --again */
 	return rc;
 }
 

@@ -11,6 +11,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "rundir/tombstone.h"
 #include "rundir/vmfile.h"
 #include "util/fd.h"
 #include "util/util.h"
@@ -91,8 +92,10 @@ static bool has_left(const char *name, char *where, size_t room)
 	bool left = false;
 	int rc;
 
+	if (tombstone_read(name, where, room))
+		return true;
 	rc = rundir_read(name, "state.json", &state, &e);
-	snprintf(where, room, "an unknown host (its state.json is damaged)");
+	snprintf(where, room, "has left for an unknown host (its state.json is damaged)");
 	if (rc < 0)
 		return rc == -EBADMSG; /* when in doubt, no second VM */
 	record = json_string_value(json_object_get(state, "record"));
@@ -100,7 +103,7 @@ static bool has_left(const char *name, char *where, size_t room)
 	peer = json_string_value(json_object_get(state, "peer"));
 	if (record && role && !strcmp(role, "source"))
 		left = !strcmp(record, "committed") || !strcmp(record, "completed");
-	snprintf(where, room, "%s", peer ? peer : "another host");
+	snprintf(where, room, "has left for %s", peer ? peer : "another host");
 	json_decref(state);
 	return left;
 }
@@ -118,6 +121,17 @@ static bool is_moving(const char *name)
 	return fd >= 0 && flock(fd, LOCK_EX | LOCK_NB) < 0 && errno == EWOULDBLOCK;
 }
 
+static int sync_folder(const char *path)
+{
+	char dir[4096];
+	autoclose int fd = -1;
+
+	snprintf(dir, sizeof(dir), "%s", path);
+	*strrchr(dir, '/') = '\0';
+	fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	return fd < 0 || fsync(fd) < 0 ? -errno : 0;
+}
+
 static void empty_dir(const char *path)
 {
 	DIR *dir = opendir(path);
@@ -132,7 +146,7 @@ static void empty_dir(const char *path)
 
 int rundir_claim(const char *name, bool again, int *ret_lock_fd, struct err *e)
 {
-	char root[RUNDIR_PATH_BYTES], dir[RUNDIR_PATH_BYTES], where[256];
+	char root[RUNDIR_PATH_BYTES], dir[RUNDIR_PATH_BYTES], where[400];
 	autoclose int lock = -1;
 	struct vm_record vm;
 	struct err none;
@@ -148,6 +162,9 @@ int rundir_claim(const char *name, bool again, int *ret_lock_fd, struct err *e)
 	lock = open(root, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (lock < 0 || flock(lock, LOCK_EX) < 0) /* two claims of one name at once */
 		return err_set(e, errno, "lock %s: %s", root, strerror(errno));
+	if (!again && has_left(name, where, sizeof(where)))
+		return err_set(e, EEXIST, "%s %s: 'umig run --again %s ...' starts one here anyway",
+			       name, where, name);
 	if (mkdir(dir, 0700) == 0) {
 		*ret_lock_fd = fd_steal(&lock);
 		return 0;
@@ -161,11 +178,6 @@ int rundir_claim(const char *name, bool again, int *ret_lock_fd, struct err *e)
 		return err_set(e, EEXIST,
 			       "%s is still on its way: 'umig status %s' shows how far it is", name,
 			       name);
-	if (!again && has_left(name, where, sizeof(where)))
-		return err_set(
-			e, EEXIST,
-			"%s has left for %s: 'umig run --again %s ...' starts a second one anyway",
-			name, where, name);
 	empty_dir(dir);
 	*ret_lock_fd = fd_steal(&lock);
 	return 0;
@@ -182,17 +194,14 @@ void rundir_remove(const char *name)
 	rmdir(dir);
 }
 
-int rundir_write(const char *name, const char *file, const json_t *value, struct err *e)
+int rundir_write_file(const char *path, const json_t *value, bool sync, struct err *e)
 {
-	char path[RUNDIR_PATH_BYTES], fresh[RUNDIR_PATH_BYTES + 8];
+	char fresh[4096 + 8];
 	autoclose int fd = -1;
 	char *text;
 	int rc;
 
-	rc = rundir_path(path, name, file, e);
-	if (rc < 0)
-		return rc;
-	snprintf(fresh, sizeof(fresh), "%s.new", path);
+	snprintf(fresh, sizeof(fresh), "%.4095s.new", path);
 	text = json_dumps(value, JSON_INDENT(2) | JSON_REAL_PRECISION(6));
 	if (!text)
 		return err_set(e, ENOMEM, "no memory to write %s", path);
@@ -200,8 +209,10 @@ int rundir_write(const char *name, const char *file, const json_t *value, struct
 	rc = fd < 0 ? -errno : fd_write_all(fd, text, strlen(text));
 	if (!rc)
 		rc = fd_write_all(fd, "\n", 1);
-	if (!rc && (fdatasync(fd) < 0 || rename(fresh, path) < 0))
+	if (!rc && ((sync && fdatasync(fd) < 0) || rename(fresh, path) < 0))
 		rc = -errno;
+	if (!rc && sync)
+		rc = sync_folder(path);
 	free(text);
 	if (rc < 0) {
 		unlink(fresh);
@@ -210,19 +221,14 @@ int rundir_write(const char *name, const char *file, const json_t *value, struct
 	return 0;
 }
 
-int rundir_read(const char *name, const char *file, json_t **ret_value, struct err *e)
+int rundir_read_file(const char *path, json_t **ret_value, struct err *e)
 {
-	char path[RUNDIR_PATH_BYTES];
-	autoclose int fd = -1;
+	autoclose int fd = open(path, O_RDONLY | O_CLOEXEC);
 	json_error_t why;
 	char *text;
 	size_t len;
 	int rc;
 
-	rc = rundir_path(path, name, file, e);
-	if (rc < 0)
-		return rc;
-	fd = open(path, O_RDONLY | O_CLOEXEC);
 	rc = fd < 0 ? -errno : fd_slurp(fd, FILE_BYTES_MAX, &text, &len);
 	if (rc < 0)
 		return err_set(e, -rc, "read %s: %s", path, strerror(-rc));
@@ -231,6 +237,23 @@ int rundir_read(const char *name, const char *file, json_t **ret_value, struct e
 	if (!*ret_value)
 		return err_set(e, EBADMSG, "%s is damaged: line %d: %s", path, why.line, why.text);
 	return 0;
+}
+
+int rundir_write(const char *name, const char *file, const json_t *value, struct err *e)
+{
+	char path[RUNDIR_PATH_BYTES];
+	int rc = rundir_path(path, name, file, e);
+
+	/* On tmpfs nothing is gained by a sync: what must outlive a reboot is a tombstone. */
+	return rc ? rc : rundir_write_file(path, value, false, e);
+}
+
+int rundir_read(const char *name, const char *file, json_t **ret_value, struct err *e)
+{
+	char path[RUNDIR_PATH_BYTES];
+	int rc = rundir_path(path, name, file, e);
+
+	return rc ? rc : rundir_read_file(path, ret_value, e);
 }
 
 int rundir_each(int (*fn)(void *arg, const char *name), void *arg, struct err *e)

@@ -38,6 +38,10 @@ void rundir_remove(const char *name);
 int rundir_write(const char *name, const char *file, const json_t *value, struct err *e);
 int rundir_read(const char *name, const char *file, json_t **ret_value, struct err *e);
 
+/* The same for any path. sync: returns when it is on disk. */
+int rundir_write_file(const char *path, const json_t *value, bool sync, struct err *e);
+int rundir_read_file(const char *path, json_t **ret_value, struct err *e);
+
 /* Calls fn for each VM's name, sorted; stops at the first non-zero return and gives it back. */
 int rundir_each(int (*fn)(void *arg, const char *name), void *arg, struct err *e);
 

@@ -19,6 +19,7 @@
 
 #include "attach/attach.h"
 #include "rundir/rundir.h"
+#include "rundir/tombstone.h"
 #include "rundir/vmfile.h"
 #include "serve/control.h"
 #include "serve/serve.h"
@@ -408,8 +409,10 @@ static void roll_back(struct keeper *k)
 	if (vmm_open(&v, vmm_by_name(k->vm.adapter), k->vm.vmm_sock, k->vmm_pidfd, &e) < 0 ||
 	    v.ops->set_running(&v, true, &e) < 0)
 		log_line("THE VM IS STOPPED and could not be continued: %s", e.msg);
-	else
+	else {
+		tombstone_remove(k->name);
 		log_line("the VM was continued");
+	}
 	vmm_close(&v);
 }
 

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "migrate/dest.h"
+#include "rundir/tombstone.h"
 #include "serve/serve.h"
 #include "serve/worker.h"
 #include "util/clock.h"
@@ -60,6 +61,8 @@ static int record(void *arg, enum migrate_record what, struct err *e)
 {
 	struct incoming *in = arg;
 
+	if (what == RECORD_RUNNING)
+		tombstone_remove(in->worker.name); /* it is here again */
 	return worker_record(&in->worker, what == RECORD_RUNNING ? "running" : "completed", NULL,
 			     e);
 }

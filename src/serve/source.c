@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "rundir/tombstone.h"
 #include "serve/serve.h"
 #include "serve/worker.h"
 #include "util/clock.h"
@@ -68,8 +69,16 @@ static int record(void *arg, enum migrate_record what, struct err *e)
 					    [RECORD_COMPLETED] = "completed" };
 	struct outgoing *o = arg;
 
-	return worker_record(&o->worker, name[what],
-			     json_pack("{s:b}", "was-running", o->source.was_running), e);
+	const char *vm = o->worker.name, *peer = config_text(o->worker.config, "uri");
+	int rc = 0;
+
+	if (what == RECORD_ROLLED_BACK)
+		tombstone_remove(vm);
+	else /* on disk before the VM is stopped, and when it is over: not in between */
+		rc = tombstone_write(vm, name[what], peer, what != RECORD_COMMITTED, e);
+	return rc ? rc
+		  : worker_record(&o->worker, name[what],
+				  json_pack("{s:b}", "was-running", o->source.was_running), e);
 }
 
 static void note(void *arg, const char *text)

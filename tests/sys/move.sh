@@ -57,6 +57,28 @@ prefilled-mlocked) DEST="--prefill --mlock" there --mem 32M --threads 4 --patter
 zeros) # preallocated source: zeros are found by content
 	there --mem 32M --work 4M --prefill --pattern random
 	;;
+rehearse) # every stage but the last, and back: the VM goes on, the receiver is used up, then it moves
+	start a vm --mem 32M --threads 2 --pattern random
+	receive b vm "unix:$T/link" --mem 32M
+	move a -p --rehearse vm "$WHERE" || fail "$(cat "$T/move.err")"
+	says "$T/move.out" 'vm could move to'
+	runs_well a vm
+	wait_for 10 no_keepers || fail "processes are left: $(keepers)"
+	! kill -0 "${PIDS[-1]}" 2>/dev/null || fail "the receiver of a rehearsal lives on"
+	[ ! -e "$T/a/.left/vm.json" ] || fail "it is said to have left"
+	receive b vm "unix:$T/link" --mem 32M
+	move a -p --json vm "$WHERE" || fail "$(cat "$T/move.err")"
+	jq -es '.[-1].data | .status == "completed" and .predicted.bytes > 0' "$T/move.out" >/dev/null ||
+		fail "no prediction in $(tail -1 "$T/move.out")"
+	runs_well b vm
+	settled a b vm
+	;;
+rehearse-paused)
+	start a vm --mem 16M --paused
+	receive b vm "unix:$T/link" --mem 16M
+	move a -p --rehearse vm "$WHERE" || fail "$(cat "$T/move.err")"
+	[ "$(state a vm)" = paused ] || fail "a paused VM is $(state a vm) after a rehearsal"
+	;;
 there-and-back)
 	start a vm --mem 16M --threads 3 --pattern discard
 	from=a to=b

@@ -210,10 +210,18 @@ has-left)
 	then_moves
 	settled a b vm
 	refused "vm is not running: process [0-9]+ has ended" 1 migrate -p vm "unix:$T/link"
-	refused "vm has left for unix:$T/link: 'umig run --again vm ...' starts a second one anyway" 1 run vm -- "$UMIG_FAKE"
+	refused "vm has left for unix:$T/link at .*: 'umig run --again vm ...' starts one here anyway" 1 run vm -- "$UMIG_FAKE"
 	UMIG_RUN_DIR=$T/a "$UMIG" run --again vm -- "$UMIG_FAKE" --mem 16M 2>/dev/null &
 	PIDS+=($!)
 	wait_for 10 state a vm || fail "--again does not start it"
+	;;
+has-left-reboot) # /run is empty then
+	pair
+	then_moves
+	settled a b vm
+	rm -r "$T/a/vm"
+	refused "vm has left for unix:$T/link at .*: 'umig run --again vm ...'" 1 run vm -- "$UMIG_FAKE"
+	wait_for 5 test ! -e "$T/b/.left/vm.json" || fail "it is said to have left b"
 	;;
 not-ready) # a VM that waits for a machine has nothing to give
 	receive a vm "unix:$T/link0" --mem 16M
