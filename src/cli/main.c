@@ -44,6 +44,9 @@ const struct verb verbs[] = {
 	{ "status", cli_status, "[--json] NAME", "how far a VM's migration is",
 	  "  --json   what query-migrate answers\n" },
 	{ "cancel", cli_cancel, "NAME", "take a migration back, as long as the VM is here", "" },
+	{ "doctor", cli_doctor, "[QEMU]", "does this host have what umig needs?",
+	  "Tries everything that a move needs, and says the command that mends what is wrong. QEMU: the program to try\n"
+	  "(default: qemu-system-ARCH of this machine). Exit status 0 if VMs can be moved here.\n" },
 	{ "version", cli_version, "", "which umig this is", "" },
 	{ "help", cli_help, "[VERB]", "this text, or that of a verb", "" },
 	/* Started by umig itself: serve/serve.h. */

@@ -101,9 +101,10 @@ bool tombstone_read(const char *name, char *where, size_t room_bytes)
 	rc = rundir_read_file(path, &o, &e);
 	if (rc == -ENOENT)
 		return false;
-	if (rc < 0 || json_unpack(o, "{s:s, s:s, s:s}", "peer", &peer, "record", &record, "time",
-				  &when) < 0)
-		snprintf(where, room_bytes, "has left for an unknown host (%.200s is damaged)", path);
+	if (rc < 0 ||
+	    json_unpack(o, "{s:s, s:s, s:s}", "peer", &peer, "record", &record, "time", &when) < 0)
+		snprintf(where, room_bytes, "has left for an unknown host (%.200s is damaged)",
+			 path);
 	else if (!strcmp(record, "stopping"))
 		snprintf(where, room_bytes, "was on its way to %s at %s and may run there", peer,
 			 when);

@@ -64,35 +64,49 @@ bool bitmap_test(const struct bitmap *b, uint64_t bit)
 	return atomic_load(&b->word[bit / 64]) >> (bit % 64) & 1;
 }
 
-/* The first word index at or behind w whose summary bit is set, or end. */
-static uint64_t next_word(const struct bitmap *b, uint64_t w, uint64_t end)
+/* Words of one summary word that were empty when looked at: the next search passes them by. A bit
+ * that was set in the meantime is not lost: bitmap_set_range() sets the word first and the summary
+ * second, we clear the summary first and look at the word second. */
+static void pass_by(struct bitmap *b, uint64_t s, uint64_t empty)
 {
-	while (w < end) {
-		uint64_t s =
-			atomic_load_explicit(&b->summary[w / 64], memory_order_relaxed) >> (w % 64);
-
-		if (s)
-			return min_u64(w + (uint64_t)__builtin_ctzll(s), end);
-		w = (w / 64 + 1) * 64;
-	}
-	return end;
+	atomic_fetch_and(&b->summary[s], ~empty);
+	for (; empty; empty &= empty - 1)
+		if (atomic_load(&b->word[s * 64 + (uint64_t)__builtin_ctzll(empty)]))
+			atomic_fetch_or(&b->summary[s], empty & -empty);
 }
 
-uint64_t bitmap_next(const struct bitmap *b, uint64_t from)
+/* In the words of one summary word, from bit from. */
+static uint64_t next_below(struct bitmap *b, uint64_t s, uint64_t from)
 {
-	uint64_t end = nwords(b->nbits);
+	uint64_t todo = atomic_load(&b->summary[s]), empty = 0, found = BITMAP_NONE;
 
-	if (from >= b->nbits)
-		return BITMAP_NONE;
-	for (uint64_t w = from / 64; (w = next_word(b, w, end)) < end; w++) {
-		uint64_t bits = atomic_load_explicit(&b->word[w], memory_order_relaxed);
+	if (s == from / 64 / 64)
+		todo &= ~0ull << (from / 64 % 64);
+	for (; todo && found == BITMAP_NONE; todo &= todo - 1) {
+		uint64_t w = s * 64 + (uint64_t)__builtin_ctzll(todo),
+			 bits = atomic_load_explicit(&b->word[w], memory_order_relaxed);
 
+		if (!bits)
+			empty |= todo & -todo;
 		if (w == from / 64)
 			bits &= ~0ull << (from % 64);
 		if (bits)
-			return w * 64 + (uint64_t)__builtin_ctzll(bits);
+			found = w * 64 + (uint64_t)__builtin_ctzll(bits);
 	}
-	return BITMAP_NONE;
+	if (empty)
+		pass_by(b, s, empty);
+	return found;
+}
+
+uint64_t bitmap_next(struct bitmap *b, uint64_t from)
+{
+	uint64_t end = nwords(nwords(b->nbits)), found = BITMAP_NONE;
+
+	if (from >= b->nbits)
+		return BITMAP_NONE;
+	for (uint64_t s = from / 64 / 64; s < end && found == BITMAP_NONE; s++)
+		found = next_below(b, s, from);
+	return found;
 }
 
 uint64_t bitmap_take(struct bitmap *b, uint64_t first, uint64_t mask)
@@ -110,9 +124,14 @@ uint64_t bitmap_take(struct bitmap *b, uint64_t first, uint64_t mask)
 
 uint64_t bitmap_count(const struct bitmap *b)
 {
-	uint64_t n = 0, end = nwords(b->nbits);
+	uint64_t n = 0, end = nwords(nwords(b->nbits));
 
-	for (uint64_t w = 0; (w = next_word(b, w, end)) < end; w++)
-		n += (uint64_t)__builtin_popcountll(atomic_load(&b->word[w]));
+	for (uint64_t s = 0; s < end; s++) {
+		uint64_t todo = atomic_load(&b->summary[s]);
+
+		for (; todo; todo &= todo - 1)
+			n += (uint64_t)__builtin_popcountll(
+				atomic_load(&b->word[s * 64 + (uint64_t)__builtin_ctzll(todo)]));
+	}
 	return n;
 }

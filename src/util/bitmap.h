@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* A large, mostly empty bitmap: words plus one summary bit for 64 words, so that finding the next
- * set bit costs what is set and not what is large. Memory is reserved, and used where a bit was
- * set. One writer for set/clear of a bit; bitmap_take_run() may race with itself.
+/* A large, mostly empty bitmap: words plus one summary bit a word, so that finding the next set bit
+ * costs what is set, and not what is large or what was set once. Memory is reserved, and used where
+ * a bit was set. Bits may be set, taken and looked for at once; only the looking is one thread's.
  */
 #ifndef UMIG_UTIL_BITMAP_H
 #define UMIG_UTIL_BITMAP_H
@@ -14,7 +14,7 @@
 
 struct bitmap {
 	_Atomic uint64_t *word;
-	_Atomic uint64_t *summary; /* a bit is set if its word may be non-zero; never cleared */
+	_Atomic uint64_t *summary; /* a bit is set if its word may be non-zero */
 	uint64_t nbits;
 };
 
@@ -25,13 +25,16 @@ void bitmap_fini(struct bitmap *b);
 void bitmap_set_range(struct bitmap *b, uint64_t first, uint64_t nbits);
 bool bitmap_test(const struct bitmap *b, uint64_t bit);
 
-/* The first set bit at or behind from, or BITMAP_NONE. */
-uint64_t bitmap_next(const struct bitmap *b, uint64_t from);
+/* The first set bit at or behind from, or BITMAP_NONE. One thread at a time (or under its caller's
+ * lock): it clears the summary of words that it finds empty, and sets it again where a bit was set
+ * at that moment; a second search could look in between. */
+uint64_t bitmap_next(struct bitmap *b, uint64_t from);
 
 /* Clears the bits of mask that lie at first (mask bit 0) .. first+63 and returns those that this
  * call cleared: each set bit goes to exactly one caller. Any thread. */
 uint64_t bitmap_take(struct bitmap *b, uint64_t first, uint64_t mask);
 
+/* Not beside bitmap_next(). */
 uint64_t bitmap_count(const struct bitmap *b);
 
 #endif

@@ -182,6 +182,96 @@ static void a_large_map_costs_what_is_set(void **state)
 	bitmap_fini(&b);
 }
 
+/* Compared with itself, and the best of many: no busy machine fails it. */
+static void what_was_taken_costs_nothing_later(void **state)
+{
+	uint64_t nbits = TIB / 4096, first_ns, again_ns = UINT64_MAX;
+	struct bitmap b;
+
+	(void)state;
+	assert_int_equal(bitmap_init(&b, nbits), 0);
+	bitmap_set_range(&b, 0, nbits);
+	for (uint64_t at = 0; at < nbits; at += 64)
+		bitmap_take(&b, at, ~0ull);
+	bitmap_set_range(&b, nbits - 1, 1);
+	first_ns = clock_ns();
+	assert_int_equal(bitmap_next(&b, 0), nbits - 1);
+	first_ns = clock_ns() - first_ns;
+	for (int i = 0; i < 10; i++) {
+		uint64_t begin = clock_ns();
+
+		assert_int_equal(bitmap_next(&b, 0), nbits - 1);
+		again_ns = min_u64(again_ns, clock_ns() - begin);
+	}
+	print_message("1 TiB, all but the last page taken: the first search %llu us, later %llu\n",
+		      (unsigned long long)(first_ns / NS_PER_US),
+		      (unsigned long long)(again_ns / NS_PER_US));
+	assert_true(again_ns < first_ns);
+	/* What was passed by is found when it is set again: words at both ends of a summary. */
+	for (uint64_t w = 0; w < 3 * 64; w += 21) {
+		bitmap_set_range(&b, w * 64 + w % 64, 1);
+		assert_int_equal(bitmap_next(&b, 0), w * 64 + w % 64);
+		assert_int_equal(bitmap_next(&b, w * 64 + w % 64 + 1), nbits - 1);
+		assert_int_equal(bitmap_count(&b), 2);
+		assert_int_equal(bitmap_take(&b, w * 64, ~0ull), 1ull << w % 64);
+	}
+	bitmap_fini(&b);
+}
+
+/* Threads set each bit once, in no order, while one looks for them and takes what it finds: the
+ * words become empty and full all the time. */
+enum { FOUND_BITS = 4096, SETTERS = 3, ROUNDS = 200 };
+static struct bitmap sought;
+static _Atomic uint64_t set_bits; /* counted when bitmap_set_range() has returned */
+
+static void *set_all(void *arg)
+{
+	uint64_t i = (uint64_t)(uintptr_t)arg;
+
+	for (; i < FOUND_BITS; i += SETTERS) {
+		bitmap_set_range(&sought, i * 1111 % FOUND_BITS, 1); /* odd: each bit comes once */
+		atomic_fetch_add(&set_bits, 1);
+	}
+	return NULL;
+}
+
+static void no_bit_is_missed_while_others_set(void **state)
+{
+	uint64_t missed = 0, empty = 0;
+
+	(void)state;
+	for (int round = 0; round < ROUNDS; round++) {
+		uint64_t found = 0, before, at;
+		pthread_t thread[SETTERS];
+
+		assert_int_equal(bitmap_init(&sought, FOUND_BITS), 0);
+		atomic_store(&set_bits, 0);
+		for (uintptr_t i = 0; i < SETTERS; i++)
+			assert_int_equal(pthread_create(&thread[i], NULL, set_all, (void *)i), 0);
+		while (found < FOUND_BITS) {
+			before = atomic_load(&set_bits);
+			at = bitmap_next(&sought, 0);
+			if (at != BITMAP_NONE) {
+				assert_int_equal(bitmap_take(&sought, at, 1), 1);
+				found++;
+				continue;
+			}
+			empty++;
+			if (found < before) {
+				missed++;
+				break;
+			}
+		}
+		for (int i = 0; i < SETTERS; i++)
+			pthread_join(thread[i], NULL);
+		assert_int_equal(missed, 0);
+		assert_int_equal(bitmap_next(&sought, 0), BITMAP_NONE);
+		bitmap_fini(&sought);
+	}
+	print_message("%d rounds, nothing to be found %llu times\n", ROUNDS,
+		      (unsigned long long)empty);
+}
+
 enum { RACE_BITS = 64 * 1024, RACERS = 4 };
 static struct bitmap raced;
 static _Atomic unsigned int taken[RACE_BITS];
@@ -230,7 +320,9 @@ int main(void)
 		cmocka_unit_test(takes_across_words),
 		cmocka_unit_test(fini_accepts_what_was_never_made),
 		cmocka_unit_test(a_large_map_costs_what_is_set),
+		cmocka_unit_test(what_was_taken_costs_nothing_later),
 		cmocka_unit_test(each_bit_goes_to_one_taker),
+		cmocka_unit_test(no_bit_is_missed_while_others_set),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
