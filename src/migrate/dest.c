@@ -10,6 +10,7 @@
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/random.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "migrate/room.h"
@@ -21,6 +22,7 @@ enum {
 	BEFORE_RUN_TIMEOUT_MS = 90000,
 	LAST_WORD_MS = 500,
 	SEND_TIMEOUT_MS = 10000,
+	SETTLE_MS = 10000,
 	DEVICE_BYTES_MAX = 1 << 30,
 };
 
@@ -318,7 +320,9 @@ static int check_machine(struct dest *d, const struct advise *m, struct err *e)
 			       vmm_state_name[state]);
 	rc = vmm->ops->describe(vmm, here, e);
 	text_get(there, sizeof(there), (const uint8_t *)m->machine, m->machine_bytes);
-	return rc ? rc : vmm->ops->match(here, there, e);
+	if (!rc)
+		rc = vmm->ops->match(here, there, e);
+	return rc ? rc : vmm->ops->prepare(vmm, true, e);
 }
 
 int dest_advise(struct dest *d, struct err *e)
@@ -378,21 +382,36 @@ static int empty_all(void *arg)
 	return 0;
 }
 
+static bool is_stuck(const struct region *r, uint64_t pg)
+{
+	/* One that has arrived is present because the VMM has touched it just now. */
+	return !page_test(r->pages, PAGE_ARRIVED, pg, 1);
+}
+
+static int make_zero(struct dest *d, const struct region *r, uint64_t pg, struct err *e)
+{
+	struct frame zero = { .type = FRAME_ZERO,
+			      .region = r->id,
+			      .epoch = atomic_load(&d->epoch),
+			      .first_pg = pg,
+			      .npages = 1 };
+
+	return dest_take_pages(d, &zero, NULL, false, e);
+}
+
 /* Pages that cannot be emptied: those the source has are asked for, the others are made zeros here.
  */
 static int list_stuck(struct dest *d, struct region *r, uint8_t *buf, struct frame *f,
-		      struct err *e)
+		      uint64_t *ret_stuck_pages, struct err *e)
 {
 	for (uint64_t pg = 0; (pg = region_next_present(r, pg)) < r->npages; pg++) {
 		struct extent x = { pg, 1 };
 
+		if (!is_stuck(r, pg))
+			continue;
+		++*ret_stuck_pages;
 		if (!page_test(r->pages, PAGE_DATA, pg, 1)) {
-			struct frame zero = { .type = FRAME_ZERO,
-					      .region = r->id,
-					      .epoch = atomic_load(&d->epoch),
-					      .first_pg = pg,
-					      .npages = 1 };
-			int rc = dest_take_pages(d, &zero, NULL, false, e);
+			int rc = make_zero(d, r, pg, e);
 
 			if (rc < 0)
 				return rc;
@@ -409,18 +428,39 @@ static int list_stuck(struct dest *d, struct region *r, uint8_t *buf, struct fra
 	return 0;
 }
 
+/* Nothing is left that was there before. What the fault thread is placing needs a moment: it must
+ * not overwrite any more once the guest runs. */
+static int verify_none_stuck(struct dest *d, const struct region *r, struct err *e)
+{
+	for (uint64_t pg = 0; (pg = region_next_present(r, pg)) < r->npages; pg++) {
+		for (unsigned int ms = 0; is_stuck(r, pg); ms++) {
+			if (failure_get(&d->failure, NULL))
+				return err_set(e, ECANCELED, "cancelled");
+			if (ms == SETTLE_MS)
+				return err_set(
+					e, EBUSY,
+					"region %s: page %llu could not be emptied and was not sent",
+					r->name, (unsigned long long)pg);
+			nanosleep(&(struct timespec){ .tv_nsec = NS_PER_MS }, NULL);
+		}
+	}
+	return 0;
+}
+
 static int fetch_stuck(struct dest *d, struct region *r, uint8_t *buf, struct err *e)
 {
 	struct frame f = { .type = FRAME_EXTENTS,
 			   .region = r->id,
 			   .epoch = atomic_load(&d->epoch) };
-	uint64_t left_pages;
-	int rc = list_stuck(d, r, buf, &f, e);
+	uint64_t left_pages, stuck_pages = 0;
+	char text[200];
+	int rc = list_stuck(d, r, buf, &f, &stuck_pages, e);
 
-	if (rc < 0 || !f.len_bytes)
+	if (rc < 0 || !stuck_pages)
 		return rc;
 	left_pages = f.len_bytes / EXTENT_BYTES;
-	rc = channel_send(&d->control, &f, buf, e);
+	if (left_pages)
+		rc = channel_send(&d->control, &f, buf, e);
 	while (!rc && left_pages) {
 		const uint8_t *payload;
 
@@ -431,6 +471,13 @@ static int fetch_stuck(struct dest *d, struct region *r, uint8_t *buf, struct er
 			rc = dest_take_pages(d, &f, payload, false, e);
 		left_pages -= min_u64(left_pages, f.npages);
 	}
+	if (!rc)
+		rc = verify_none_stuck(d, r, e);
+	snprintf(text, sizeof(text),
+		 "region %s: %llu pages could not be emptied (pinned by the VMM?): they were overwritten",
+		 r->name, (unsigned long long)stuck_pages);
+	if (!rc)
+		d->config.hooks.note(d->config.hooks.arg, text);
 	return rc;
 }
 
@@ -505,6 +552,7 @@ int dest_device(struct dest *d, struct err *e)
 
 int dest_take_over(struct dest *d, struct err *e)
 {
+	struct vmm *vmm = d->config.vmm;
 	const uint8_t *payload;
 	struct err ignored;
 	struct frame f;
@@ -520,7 +568,7 @@ int dest_take_over(struct dest *d, struct err *e)
 	atomic_store(&d->given, true);
 	atomic_store(&d->umem.running, true);
 	if (f.flags & FRAME_CONT) {
-		rc = d->config.vmm->ops->set_running(d->config.vmm, true, e);
+		rc = vmm->ops->set_running(vmm, true, e);
 		if (rc < 0) {
 			/* Only an error that the VMM itself replied means that nothing ran. */
 			if (rc == -EREMOTEIO)
@@ -530,7 +578,8 @@ int dest_take_over(struct dest *d, struct err *e)
 	}
 	atomic_store(&d->t_run_ns, clock_ns());
 	rc = tell(d, FRAME_RAN, NULL, e);
-	if (f.flags & FRAME_CONT && d->config.vmm->ops->announce(d->config.vmm, &ignored) < 0)
+	if ((f.flags & FRAME_CONT && vmm->ops->announce(vmm, &ignored) < 0) ||
+	    vmm->ops->restore(vmm, &ignored) < 0)
 		d->config.hooks.note(d->config.hooks.arg, ignored.msg);
 	return rc;
 }
@@ -592,15 +641,16 @@ static void figures(const struct dest *d, char *out, size_t room)
 		"{\"faults\":%llu,\"requests\":%llu,\"fault-us-p50\":%.1f,\"fault-us-p99\":%.1f,"
 		"\"fault-us-max\":%.1f,\"blocktime-ms\":%.3f,"
 		"\"placed-pages\":%llu,\"zeroed-pages\":%llu,\"zero-pages\":%llu,\"dropped-pages\":%llu,"
-		"\"removed-pages\":%llu,\"stale-frames\":%llu,\"eagain\":%llu,\"enomem\":%llu}",
+		"\"overwritten-pages\":%llu,\"removed-pages\":%llu,\"stale-frames\":%llu,\"eagain\":%llu,\"enomem\":%llu}",
 		(unsigned long long)c->faults, (unsigned long long)d->requests_sent,
 		(double)histogram_quantile_ns(&d->fault_ns, 0.5) / 1e3,
 		(double)histogram_quantile_ns(&d->fault_ns, 0.99) / 1e3,
 		(double)d->fault_ns.max_ns / 1e3, (double)d->fault_ns.sum_ns / 1e6,
 		(unsigned long long)c->placed_pages, (unsigned long long)c->zeroed_pages,
 		(unsigned long long)d->zero_pages, (unsigned long long)c->dropped_pages,
-		(unsigned long long)c->removed_pages, (unsigned long long)d->stale_frames,
-		(unsigned long long)c->again, (unsigned long long)c->no_memory);
+		(unsigned long long)c->overwritten_pages, (unsigned long long)c->removed_pages,
+		(unsigned long long)d->stale_frames, (unsigned long long)c->again,
+		(unsigned long long)c->no_memory);
 }
 
 int dest_end(struct dest *d, struct err *e)

@@ -227,6 +227,8 @@ int source_advise(struct source *s, struct err *e)
 	if (!rc)
 		rc = expect(s, FRAME_ADVISE_OK, ANSWER_TIMEOUT_MS, &f, &payload, e);
 	if (!rc)
+		rc = vmm->ops->prepare(vmm, false, e);
+	if (!rc)
 		rc = predict(s, e);
 	atomic_store(&s->has_predicted, !rc);
 out:
@@ -298,6 +300,9 @@ static int send_stuck(struct source *s, uint32_t region, const uint8_t *list, ui
 			struct order_run run;
 
 			order_request(&s->order, region, pg, n, &run);
+			/* Also what was sent urgently because the VMM there has touched it: the
+			 * destination counts what it has listed, and drops what it has twice. */
+			run.mask = mask_of(n);
 			rc = source_send_run(s, &s->control, run, 0, 0, s->control_buf, e);
 		}
 	}
@@ -494,6 +499,8 @@ static int continue_here(struct source *s, struct err *e)
 		else
 			ops->announce(s->config.vmm, &ignored); /* the destination may have */
 	}
+	if (s->config.vmm->settings && ops->restore(s->config.vmm, &ignored) < 0)
+		s->config.hooks.note(s->config.hooks.arg, ignored.msg);
 	s->config.hooks.record(s->config.hooks.arg, RECORD_ROLLED_BACK, &ignored);
 	return s->left_stopped ? -EIO : 0;
 }

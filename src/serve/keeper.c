@@ -397,22 +397,29 @@ static void roll_back(struct keeper *k)
 	json_t *state;
 	struct vmm v;
 	struct err e;
-	bool stopping, was_running;
+	bool open, was_stopped;
+	int rc;
 
 	if (k->incoming || k->vmm_gone_ns || rundir_read(k->name, "state.json", &state, &e) < 0)
 		return;
-	stopping = !strcmp(config_text(state, "record"), "stopping");
-	was_running = config_bool(state, "was-running");
+	open = !strcmp(config_text(state, "record"), "begun") ||
+	       !strcmp(config_text(state, "record"), "stopping");
+	was_stopped = !strcmp(config_text(state, "record"), "stopping") &&
+		      config_bool(state, "was-running");
 	json_decref(state);
-	if (!stopping || !was_running)
+	if (!open) /* the worker has rolled back itself, or given the VM away */
 		return;
-	if (vmm_open(&v, vmm_by_name(k->vm.adapter), k->vm.vmm_sock, k->vmm_pidfd, &e) < 0 ||
-	    v.ops->set_running(&v, true, &e) < 0)
+	rc = vmm_open(&v, vmm_by_name(k->vm.adapter), k->vm.vmm_sock, k->vmm_pidfd, &e);
+	if (!rc && was_stopped)
+		rc = v.ops->set_running(&v, true, &e);
+	if (rc < 0 && was_stopped) {
 		log_line("THE VM IS STOPPED and could not be continued: %s", e.msg);
-	else {
+	} else if (was_stopped) {
 		tombstone_remove(k->name);
 		log_line("the VM was continued");
 	}
+	if (!rc && v.ops->restore(&v, &e) < 0)
+		log_line("%s", e.msg);
 	vmm_close(&v);
 }
 

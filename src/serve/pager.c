@@ -137,8 +137,8 @@ static json_t *status_of(const struct dest *d)
 	unsigned int stage = atomic_load(&d->stage);
 	bool waiting = !atomic_load(&d->t_hello_ns);
 
-	return json_pack("{s:s, s:s, s:f, s:{s:I, s:I, s:I, s:I, s:I, s:I, s:I}, s:f, s:f, s:f}", "status",
-			 waiting ? "none" : stages[stage].status, "stage",
+	return json_pack("{s:s, s:s, s:f, s:{s:I, s:I, s:I, s:I, s:I, s:I, s:I}, s:f, s:f, s:f}",
+			 "status", waiting ? "none" : stages[stage].status, "stage",
 			 waiting ? "waiting" : stages[stage].name, "total-time",
 			 worker_ms(atomic_load(&d->t_hello_ns), end_ns ? end_ns : now_ns), "ram",
 			 "page-size", (json_int_t)d->page_bytes[0], "normal",

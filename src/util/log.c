@@ -17,6 +17,7 @@ static const char *program = "umig";
 void log_name(const char *name)
 {
 	program = name;
+	tzset(); /* reads a file: not when the first line is written, while a VM is stopped */
 }
 
 void log_line(const char *fmt, ...)

@@ -130,6 +130,21 @@ static int fake_set_running(struct vmm *v, bool run, struct err *e)
 	return qmp_execute(v, run ? "cont" : "stop", NULL, -1, STOP_TIMEOUT_MS, NULL, e);
 }
 
+static int fake_prepare(struct vmm *v, bool incoming, struct err *e)
+{
+	(void)v;
+	(void)incoming;
+	(void)e;
+	return 0;
+}
+
+static int fake_restore(struct vmm *v, struct err *e)
+{
+	(void)v;
+	(void)e;
+	return 0;
+}
+
 /* It has no network. */
 static int fake_announce(struct vmm *v, struct err *e)
 {
@@ -163,6 +178,8 @@ const struct vmm_ops fake_vmm_ops = {
 	.describe = fake_describe,
 	.match = fake_match,
 	.set_running = fake_set_running,
+	.prepare = fake_prepare,
+	.restore = fake_restore,
 	.announce = fake_announce,
 	.save = fake_save,
 	.load = fake_load,

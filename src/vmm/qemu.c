@@ -2,7 +2,7 @@
 /* The adapter for QEMU, 7.2 and newer, unmodified.
  *
  * Device state goes without RAM by the capability x-ignore-shared. Whatever is set in QEMU for
- * that is put back at once: a later migration by QEMU itself must not find it.
+ * that is put back: a later migration by QEMU itself must not find it.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -361,6 +361,7 @@ static int qemu_announce(struct vmm *v, struct err *e)
 
 /* What QEMU is set to, for putting it back. */
 struct settings {
+	bool incoming;
 	json_t *capabilities, *parameters;
 };
 
@@ -392,7 +393,7 @@ static json_t *differing(const json_t *before, bool incoming, bool back)
 
 static int set_capabilities(struct vmm *v, const struct settings *s, bool back, struct err *e)
 {
-	json_t *set = differing(s->capabilities, v->incoming, back);
+	json_t *set = differing(s->capabilities, s->incoming, back);
 
 	if (!json_array_size(set)) {
 		json_decref(set);
@@ -408,36 +409,56 @@ static int set_parameters(struct vmm *v, json_int_t bandwidth, json_int_t rounds
 		   NULL, e);
 }
 
-static int prepare(struct vmm *v, struct settings *s, struct err *e)
+static int qemu_prepare(struct vmm *v, bool incoming, struct err *e)
 {
+	struct settings *s = v->settings;
 	int rc;
 
-	*s = (struct settings){ 0 };
+	if (s) /* for a source that came before */
+		return 0;
+	s = calloc(1, sizeof(*s));
+	if (!s)
+		return err_set(e, ENOMEM, "no memory for QEMU's settings");
+	s->incoming = incoming;
 	rc = ask(v, "query-migrate-capabilities", NULL, &s->capabilities, e);
 	if (!rc)
 		rc = ask(v, "query-migrate-parameters", NULL, &s->parameters, e);
-	if (!rc)
-		rc = set_capabilities(v, s, false, e);
+	if (rc < 0) {
+		json_decref(s->capabilities);
+		free(s);
+		return rc;
+	}
+	v->settings = s;
+	rc = set_capabilities(v, s, false, e);
 	/* No announcement before the guest really runs; no brake on a megabyte. */
-	return rc ? rc : set_parameters(v, (json_int_t)64 * GIB, 0, e);
+	return rc ? rc : set_parameters(v, (json_int_t)(64 * GIB), 0, e);
 }
 
-static int put_back(struct vmm *v, struct settings *s, struct err *e)
+/* What must never stay: QEMU's own migration would then leave the memory out. */
+static int restore_blindly(struct vmm *v, struct err *e)
 {
-	int rc = 0;
+	return ask(v, "migrate-set-capabilities",
+		   json_pack("{s:[{s:s, s:b}]}", "capabilities", "capability", "x-ignore-shared",
+			     "state", 0),
+		   NULL, e);
+}
 
-	if (s->parameters) {
-		json_int_t bandwidth = json_integer_value(
-				   json_object_get(s->parameters, "max-bandwidth")),
-			   rounds = json_integer_value(
-				   json_object_get(s->parameters, "announce-rounds"));
+static int qemu_restore(struct vmm *v, struct err *e)
+{
+	struct settings *s = v->settings;
+	int rc;
 
-		rc = set_parameters(v, bandwidth, rounds, e);
-		if (!rc)
-			rc = set_capabilities(v, s, true, e);
-	}
+	if (!s)
+		return restore_blindly(v, e);
+	rc = set_parameters(v, json_integer_value(json_object_get(s->parameters, "max-bandwidth")),
+			    json_integer_value(json_object_get(s->parameters, "announce-rounds")),
+			    e);
+	if (!rc)
+		rc = set_capabilities(v, s, true, e);
 	json_decref(s->capabilities);
 	json_decref(s->parameters);
+	free(s);
+	v->settings = NULL;
 	return rc;
 }
 
@@ -490,7 +511,7 @@ static int receive_state(struct vmm *v, int from, int to, struct err *e)
 }
 
 /* Until query-migrate says how it ended. */
-static int await_end(struct vmm *v, struct err *e)
+static int await_end(struct vmm *v, const char *what, struct err *e)
 {
 	uint64_t deadline_ns = clock_ns() + STATE_TIMEOUT_MS * NS_PER_MS;
 
@@ -507,8 +528,8 @@ static int await_end(struct vmm *v, struct err *e)
 		if (!strcmp(word, "failed") || !strcmp(word, "cancelled")) {
 			const char *why = json_string_value(json_object_get(value, "error-desc"));
 
-			rc = err_set(e, EREMOTEIO, "QEMU could not %s its device state: %s",
-				     v->incoming ? "load" : "save", why ? why : word);
+			rc = err_set(e, EREMOTEIO, "QEMU could not %s its device state: %s", what,
+				     why ? why : word);
 		}
 		json_decref(value);
 		if (rc < 0 || done)
@@ -524,26 +545,15 @@ static int await_end(struct vmm *v, struct err *e)
 static int qemu_save(struct vmm *v, int fd, struct err *e)
 {
 	autoclose int from = -1;
-	struct settings before;
-	struct err second;
-	int rc = check_memory(v, e); /* the guest may have been given more while it was described */
+	int rc = check_memory(v, e); /* it may have been given more since it was described */
 
-	if (rc < 0)
-		return rc;
-	rc = prepare(v, &before, e);
 	if (!rc)
 		rc = give_socket(v, &from, e);
 	if (!rc)
 		rc = ask(v, "migrate", json_pack("{s:s}", "uri", "fd:umig"), NULL, e);
 	if (!rc)
 		rc = receive_state(v, from, fd, e);
-	if (!rc)
-		rc = await_end(v, e);
-	if (rc < 0) {
-		put_back(v, &before, &second);
-		return rc;
-	}
-	return put_back(v, &before, e);
+	return rc ? rc : await_end(v, "save", e);
 }
 
 static int send_state(struct vmm *v, int from, int to, struct err *e)
@@ -582,7 +592,7 @@ static int await_arrival(struct vmm *v, struct err *e)
 	while (!rc && !strcmp(word, "inmigrate")) {
 		rc = query_word(v, "query-migrate", word, sizeof(word), e);
 		if (!rc && !strcmp(word, "failed"))
-			return await_end(v, e);
+			return await_end(v, "load", e);
 		if (!rc)
 			rc = query_word(v, "query-status", word, sizeof(word), e);
 		if (!rc && clock_ns() > deadline_ns)
@@ -600,16 +610,12 @@ static int await_arrival(struct vmm *v, struct err *e)
 static int qemu_load(struct vmm *v, int fd, struct err *e)
 {
 	json_t *arguments = json_pack("{s:s}", "uri", "fd:umig");
-	struct settings before;
 	autoclose int to = -1;
 	int rc;
 
-	v->incoming = true;
 	if (v->version >= 901) /* older ones end with the reason on their stderr */
 		json_object_set_new(arguments, "exit-on-error", json_false());
-	rc = prepare(v, &before, e);
-	if (!rc)
-		rc = give_socket(v, &to, e);
+	rc = give_socket(v, &to, e);
 	if (!rc)
 		rc = ask(v, "migrate-incoming", json_incref(arguments), NULL, e);
 	if (!rc)
@@ -623,7 +629,7 @@ static int qemu_load(struct vmm *v, int fd, struct err *e)
 		return err_set(
 			e, EPIPE,
 			"QEMU ended while it loaded the machine: it says why on its standard error");
-	return rc ? rc : put_back(v, &before, e);
+	return rc;
 }
 
 static int qemu_quit(struct vmm *v, struct err *e)
@@ -641,6 +647,8 @@ const struct vmm_ops qemu_vmm_ops = {
 	.describe = qemu_describe,
 	.match = qemu_match,
 	.set_running = qemu_set_running,
+	.prepare = qemu_prepare,
+	.restore = qemu_restore,
 	.announce = qemu_announce,
 	.save = qemu_save,
 	.load = qemu_load,

@@ -49,9 +49,9 @@ struct vmm {
 	int sock;
 	pid_t pid;	       /* who listens there */
 	int version;	       /* of QEMU: 702 is 7.2 */
-	bool incoming;	       /* a machine was loaded, or is about to be */
 	unsigned int nregions; /* that umig knows; set by the caller, for describe() */
 	int abort_fd;	       /* readable: every wait ends with -ECANCELED; -1: none */
+	void *settings;	       /* the adapter's, between prepare() and restore() */
 	int64_t last_id; /* of a command: an answer that came after its deadline is not taken for
 			    the next one's */
 };
@@ -75,10 +75,14 @@ struct vmm_ops {
 	int (*match)(const char *here, const char *there, struct err *e);
 	/* Returns when the VM has stopped for good (no I/O in flight), or runs. */
 	int (*set_running)(struct vmm *v, bool run, struct err *e);
+	/* Sets the VMM up for save() or load() while the guest still runs: what is done here is no
+	 * downtime. restore() puts back what was set, also for a predecessor that died. */
+	int (*prepare)(struct vmm *v, bool incoming, struct err *e);
+	int (*restore)(struct vmm *v, struct err *e);
 	/* The guest tells its networks where it is now. */
 	int (*announce)(struct vmm *v, struct err *e);
-	/* Device state without RAM, to and from the file fd. The VM is stopped; load: in
-	 * VMM_INMIGRATE. */
+	/* Device state without RAM, to and from the file fd, after prepare(). The VM is stopped;
+	 * load: in VMM_INMIGRATE. */
 	int (*save)(struct vmm *v, int fd, struct err *e);
 	int (*load)(struct vmm *v, int fd, struct err *e);
 	/* Ends the VMM. Its process may take a moment to go. */
