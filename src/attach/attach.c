@@ -343,3 +343,28 @@ int attach_set_cloexec(pid_t pid, uint64_t dev, uint64_t ino, struct err *e)
 		closedir(dir);
 	return job.nfds ? in_child(&job, NULL, e) : 0;
 }
+
+int attach_try_right(struct err *e)
+{
+	autoclose int fd = uffd_create();
+	int rc = fd < 0 ? fd : uffd_api(fd, UFFD_FEATURES_SERVE);
+
+	return rc < 0 ? err_set(e, -rc, "%s", strerror(-rc)) : 0;
+}
+
+int attach_try(struct err *e)
+{
+	int rc, uffd = -1, remote;
+	pid_t child = fork();
+
+	if (child < 0)
+		return err_set(e, errno, "start a process: %s", strerror(errno));
+	if (child == 0)
+		for (;;)
+			pause();
+	rc = attach_create_uffd(child, UFFD_FEATURES_SERVE, &uffd, &remote, e);
+	fd_close(&uffd);
+	kill(child, SIGKILL);
+	waitpid(child, NULL, 0);
+	return rc;
+}

@@ -26,4 +26,9 @@ int attach_set_cloexec(pid_t pid, uint64_t dev, uint64_t ino, struct err *e);
  * nobody. */
 int attach_close(pid_t pid, int remote_fd, struct err *e);
 
+/* For doctor: may this user have a userfaultfd with the features of UFFD_FEATURES_SERVE, and can a
+ * process be attached to (one of our own)? -EPERM: no right; others: the kernel cannot. */
+int attach_try_right(struct err *e);
+int attach_try(struct err *e);
+
 #endif

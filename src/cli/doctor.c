@@ -19,7 +19,6 @@
 #include "cli/cli.h"
 #include "cli/progress.h"
 #include "rundir/rundir.h"
-#include "umem/uffd.h"
 #include "util/fd.h"
 #include "util/util.h"
 #include "vmm/qmp.h"
@@ -86,16 +85,14 @@ static void check_kernel(struct doctor *d)
 
 static void check_uffd(struct doctor *d)
 {
-	autoclose int fd = uffd_create();
-	int rc = fd < 0 ? fd : uffd_api(fd, UFFD_FEATURES_SERVE);
+	struct err e;
+	int rc = attach_try_right(&e);
 
-	if (fd < 0) {
-		say(d, BAD, "userfaultfd", "not for this user: %s. Run umig as root, or",
-		    strerror(-fd));
+	if (rc == -EPERM) {
+		say(d, BAD, "userfaultfd", "not for this user: %s. Run umig as root, or", e.msg);
 		mend("sysctl vm.unprivileged_userfaultfd=1");
 	} else if (rc < 0) {
-		say(d, BAD, "userfaultfd", "this kernel lacks features that umig needs: %s",
-		    strerror(-rc));
+		say(d, BAD, "userfaultfd", "this kernel lacks what umig needs: %s", e.msg);
 	} else {
 		say(d, FINE, "userfaultfd", "allowed, with all features that are needed");
 	}
@@ -110,31 +107,19 @@ static void check_uffd(struct doctor *d)
 	}
 }
 
-/* On a child of ours, as it will be on a VMM. */
 static void check_attach(struct doctor *d)
 {
-	int uffd = -1, remote, status;
-	pid_t child = fork();
-	struct err e;
 	char scope[16];
+	struct err e;
 
-	if (child == 0) {
-		for (;;)
-			pause();
-	}
-	if (child > 0 && !attach_create_uffd(child, UFFD_FEATURES_SERVE, &uffd, &remote, &e)) {
-		say(d, FINE, "attach",
-		    "a process could be attached to, and its userfaultfd fetched");
-		close(uffd);
-	} else {
-		say(d, BAD, "attach", "%s", child < 0 ? strerror(errno) : e.msg);
+	if (attach_try(&e) < 0) {
+		say(d, BAD, "attach", "%s", e.msg);
 		if (read_text("/proc/sys/kernel/yama/ptrace_scope", scope, sizeof(scope)) &&
 		    strcmp(scope, "0") != 0)
 			mend("sysctl kernel.yama.ptrace_scope=0   # or run umig as root");
-	}
-	if (child > 0) {
-		kill(child, SIGKILL);
-		waitpid(child, &status, 0);
+	} else {
+		say(d, FINE, "attach",
+		    "a process could be attached to, and its userfaultfd fetched");
 	}
 	if (!read_text("/proc/sys/kernel/yama/ptrace_scope", scope, sizeof(scope)))
 		say(d, FINE, "ptrace scope", "not restricted (no Yama)");

@@ -16,7 +16,7 @@ allowed() {
 	rundir) echo "util vmm" ;;
 	migrate) echo "util wire net umem vmm" ;;
 	serve) echo "util wire net umem vmm attach rundir migrate" ;;
-	cli) echo "util net vmm rundir serve" ;;
+	cli) echo "util net vmm attach rundir serve" ;;
 	*) return 1 ;;
 	esac
 }
