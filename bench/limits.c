@@ -35,6 +35,7 @@ enum {
 	REQUEST_BYTES = 8,
 	STREAM_BYTES = 256 * 1024,
 	MEMCPY_BYTES = 64 * 1024 * 1024, /* more than a cache holds */
+	CONNECTIONS = 2,		 /* umig's default for the background */
 	ROUNDS_MAX = 5
 };
 
@@ -42,16 +43,17 @@ enum {
 struct effort {
 	unsigned int rounds, npings, nfaults, ncopies;
 	uint64_t stream_ns;
+	size_t placed_bytes;
 };
-static const struct effort full = { ROUNDS_MAX, 4000, 8192, 4, 400 * NS_PER_MS };
-static const struct effort quick = { 1, 200, 256, 1, 20 * NS_PER_MS };
+static const struct effort full = { ROUNDS_MAX, 4000, 8192, 4, 400 * NS_PER_MS, GIB };
+static const struct effort quick = { 1, 200, 256, 1, 20 * NS_PER_MS, 16 * MIB };
 
-enum figure { PING_P50, PING_P99, FAULT_P50, FAULT_P99, STREAM, COPY, MEMCPY, NFIGURES };
+enum figure { PING_P50, PING_P99, FAULT_P50, FAULT_P99, STREAM, COPY, PLACED, MEMCPY, NFIGURES };
 static const char *const figure_name[] = {
 	[PING_P50] = "ping-us-p50",	   [PING_P99] = "ping-us-p99",
 	[FAULT_P50] = "userfault-us-p50",  [FAULT_P99] = "userfault-us-p99",
 	[STREAM] = "stream-gb-per-second", [COPY] = "copy-gb-per-second",
-	[MEMCPY] = "memcpy-gb-per-second",
+	[PLACED] = "placed-gb-per-second", [MEMCPY] = "memcpy-gb-per-second",
 };
 _Static_assert(ARRAY_SIZE(figure_name) == NFIGURES, "name every figure");
 
@@ -305,6 +307,65 @@ static double measure_copy(const struct effort *effort)
 	return (double)len_bytes / (double)t_ns;
 }
 
+/* Both at once, as the background must: streams whose every page is placed. Nothing is checked. */
+struct placer {
+	int fd, uffd;
+	uint8_t *base;
+	size_t first, step, end; /* in bytes; umig's connections take turns too */
+};
+
+static void *place_stream(void *arg)
+{
+	const struct placer *p = arg;
+	uint8_t *buf = allocate(STREAM_BYTES);
+
+	for (size_t at = p->first; at < p->end; at += p->step) {
+		struct uffdio_copy copy = { .dst = (uintptr_t)p->base + at,
+					    .src = (uintptr_t)buf,
+					    .len = STREAM_BYTES };
+
+		if (!recv_all(p->fd, buf, STREAM_BYTES) || ioctl(p->uffd, UFFDIO_COPY, &copy) < 0)
+			die("receive and place pages", errno);
+	}
+	munmap(buf, STREAM_BYTES);
+	return NULL;
+}
+
+static double measure_placed(const struct effort *effort)
+{
+	pthread_t writer[CONNECTIONS], reader[CONNECTIONS];
+	struct placer p[CONNECTIONS];
+	int fd[CONNECTIONS][2];
+	struct faulty f = { 0 };
+	uint8_t *base = map_faulty(&f, effort->placed_bytes);
+	uint64_t t0_ns, t_ns;
+
+	for (unsigned int i = 0; i < CONNECTIONS; i++)
+		connect_pair(fd[i]);
+	t0_ns = clock_ns();
+	for (unsigned int i = 0; i < CONNECTIONS; i++) {
+		p[i] = (struct placer){ fd[i][0],
+					f.uffd,
+					base,
+					i * STREAM_BYTES,
+					CONNECTIONS * STREAM_BYTES,
+					effort->placed_bytes };
+		writer[i] = start(write_stream, &fd[i][1]);
+		reader[i] = start(place_stream, &p[i]);
+	}
+	for (unsigned int i = 0; i < CONNECTIONS; i++)
+		pthread_join(reader[i], NULL);
+	t_ns = clock_ns() - t0_ns;
+	for (unsigned int i = 0; i < CONNECTIONS; i++) {
+		fd_close(&fd[i][0]); /* with data unread: its writer is cut off */
+		pthread_join(writer[i], NULL);
+		fd_close(&fd[i][1]);
+	}
+	munmap(base, effort->placed_bytes);
+	fd_close(&f.uffd);
+	return (double)effort->placed_bytes / (double)t_ns;
+}
+
 static double measure_memcpy(const struct effort *effort)
 {
 	uint8_t *from = allocate(MEMCPY_BYTES), *to = allocate(MEMCPY_BYTES);
@@ -326,6 +387,7 @@ static void measure(const struct effort *effort, double *us, double *ret_figure)
 	measure_faults(effort, us, ret_figure);
 	ret_figure[STREAM] = measure_stream(effort);
 	ret_figure[COPY] = measure_copy(effort);
+	ret_figure[PLACED] = measure_placed(effort);
 	ret_figure[MEMCPY] = measure_memcpy(effort);
 }
 

@@ -9,6 +9,7 @@ def known: [
   {key: "fault-random-p99", text: "  p99", unit: "us", of: "ping + userfault, p99"},
   {key: "background", text: "background, 1 connection", unit: "GB/s", of: "one TCP stream", least: 0.7},
   {key: "background-2", text: "background, 2 connections", unit: "GB/s", of: "one TCP stream", least: 0.7},
+  {key: "background-placed", text: "  the same", unit: "GB/s", of: "2 streams, every page placed", least: 0.7},
   {key: "whole-pager", text: "pager's memory, \($whole) of \($whole)", unit: "MiB", of: "16 MiB + 3 bits a page", most: 1},
   {key: "whole-source", text: "source's memory, \($whole) of \($whole)", unit: "MiB", of: "16 MiB + 3 bits a page", most: 1},
   {key: "large-pager", text: "pager's memory, \($whole) of \($large)", unit: "MiB", of: "16 MiB + 3 bits a page", most: 1},
@@ -59,7 +60,7 @@ def of_limits($key): [$limits[][$key]] | "\(median | number) (\(min | number) ..
   else
     "umig's page path: \($machine); \($kernel); \($cores) cores; runs: \($runs); load \($load)",
     "the machine, in these runs: ping \(of_limits("ping-us-p50")) us, userfault \(of_limits("userfault-us-p50")) us,"
-      + " TCP stream \(of_limits("stream-gb-per-second")) GB/s, COPY of 256 KiB \(of_limits("copy-gb-per-second")) GB/s, memcpy \(of_limits("memcpy-gb-per-second")) GB/s",
+      + " TCP stream \(of_limits("stream-gb-per-second")) GB/s, COPY of 256 KiB \(of_limits("copy-gb-per-second")) GB/s, 2 streams placed \(of_limits("placed-gb-per-second")) GB/s, memcpy \(of_limits("memcpy-gb-per-second")) GB/s",
     "",
     "\("what" | left(37)) \("median" | right(8))      \("min .. max" | left(17)) \("limit" | right(7)) \("ratio" | right(7))  \("target" | left(12)) the limit is",
     ($summary[] | row)
