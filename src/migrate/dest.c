@@ -22,7 +22,7 @@ enum {
 	BEFORE_RUN_TIMEOUT_MS = 90000,
 	LAST_WORD_MS = 500,
 	SEND_TIMEOUT_MS = 10000,
-	SETTLE_MS = 10000,
+	SETTLE_MS = 5000, /* less than the source waits for DISCARD_OK */
 	DEVICE_BYTES_MAX = 1 << 30,
 };
 
@@ -382,12 +382,6 @@ static int empty_all(void *arg)
 	return 0;
 }
 
-static bool is_stuck(const struct region *r, uint64_t pg)
-{
-	/* One that has arrived is present because the VMM has touched it just now. */
-	return !page_test(r->pages, PAGE_ARRIVED, pg, 1);
-}
-
 static int make_zero(struct dest *d, const struct region *r, uint64_t pg, struct err *e)
 {
 	struct frame zero = { .type = FRAME_ZERO,
@@ -407,8 +401,8 @@ static int list_stuck(struct dest *d, struct region *r, uint8_t *buf, struct fra
 	for (uint64_t pg = 0; (pg = region_next_present(r, pg)) < r->npages; pg++) {
 		struct extent x = { pg, 1 };
 
-		if (!is_stuck(r, pg))
-			continue;
+		if (page_test(r->pages, PAGE_CLAIMED, pg, 1))
+			continue; /* the VMM has touched it just now: the fault thread has it */
 		++*ret_stuck_pages;
 		if (!page_test(r->pages, PAGE_DATA, pg, 1)) {
 			int rc = make_zero(d, r, pg, e);
@@ -428,12 +422,12 @@ static int list_stuck(struct dest *d, struct region *r, uint8_t *buf, struct fra
 	return 0;
 }
 
-/* Nothing is left that was there before. What the fault thread is placing needs a moment: it must
- * not overwrite any more once the guest runs. */
+/* Whatever is present has arrived. What the fault thread has at this moment is waited for: nothing
+ * may be overwritten any more once the guest runs. */
 static int verify_none_stuck(struct dest *d, const struct region *r, struct err *e)
 {
 	for (uint64_t pg = 0; (pg = region_next_present(r, pg)) < r->npages; pg++) {
-		for (unsigned int ms = 0; is_stuck(r, pg); ms++) {
+		for (unsigned int ms = 0; !page_test(r->pages, PAGE_ARRIVED, pg, 1); ms++) {
 			if (failure_get(&d->failure, NULL))
 				return err_set(e, ECANCELED, "cancelled");
 			if (ms == SETTLE_MS)
@@ -456,10 +450,8 @@ static int fetch_stuck(struct dest *d, struct region *r, uint8_t *buf, struct er
 	char text[200];
 	int rc = list_stuck(d, r, buf, &f, &stuck_pages, e);
 
-	if (rc < 0 || !stuck_pages)
-		return rc;
 	left_pages = f.len_bytes / EXTENT_BYTES;
-	if (left_pages)
+	if (!rc && left_pages)
 		rc = channel_send(&d->control, &f, buf, e);
 	while (!rc && left_pages) {
 		const uint8_t *payload;
@@ -473,12 +465,14 @@ static int fetch_stuck(struct dest *d, struct region *r, uint8_t *buf, struct er
 	}
 	if (!rc)
 		rc = verify_none_stuck(d, r, e);
-	snprintf(text, sizeof(text),
-		 "region %s: %llu pages could not be emptied (pinned by the VMM?): they were overwritten",
-		 r->name, (unsigned long long)stuck_pages);
-	if (!rc)
-		d->config.hooks.note(d->config.hooks.arg, text);
-	return rc;
+	if (rc < 0 || !stuck_pages)
+		return rc;
+	snprintf(
+		text, sizeof(text),
+		"region %s: %llu pages could not be emptied (pinned by the VMM?): they were overwritten",
+		r->name, (unsigned long long)stuck_pages);
+	d->config.hooks.note(d->config.hooks.arg, text);
+	return 0;
 }
 
 static int fetch_all_stuck(struct dest *d, struct err *e)

@@ -145,7 +145,8 @@ int dest_take_pages(struct dest *d, const struct frame *f, const uint8_t *payloa
 	int rc = 0;
 
 	if (f->epoch != atomic_load(&d->epoch) || !f->epoch) {
-		atomic_fetch_add(&d->stale_frames, 1);
+		if (f->epoch) /* 0: only to try the link */
+			atomic_fetch_add(&d->stale_frames, 1);
 		region_wake(r, f->first_pg, f->npages);
 		return 0;
 	}

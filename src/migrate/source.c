@@ -15,6 +15,7 @@
 #include "net/sock.h"
 #include "util/clock.h"
 #include "util/fd.h"
+#include "util/mask.h"
 #include "util/util.h"
 
 enum {

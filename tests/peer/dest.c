@@ -216,6 +216,7 @@ static void close_case(struct play *p, const char *when)
 
 		play_dest(p, JOINED);
 		put(&p->link[CONTROL], FRAME_ADVISE_OK, 0, NULL, 0);
+		take_trial(p);
 		want(&p->link[CONTROL], FRAME_EXTENTS, &f, &payload);
 	} else if (!strcmp(when, "discard-ok")) {
 		play_dest(p, ADVISED);
@@ -239,6 +240,26 @@ static void deaf(struct play *p)
 	put(&p->link[CONTROL], FRAME_DISCARD_OK, 0, NULL, 0);
 	say("deaf");
 	pause();
+}
+
+/* A page that could not be emptied, and that its VMM touches before we list it. */
+static void stuck_and_asked_for(struct play *p)
+{
+	static const char why[] = "that is all";
+	struct frame f = { .type = FRAME_REQUEST, .epoch = EPOCH, .npages = 1 };
+	struct extent x = { 0, 1 };
+	uint8_t buf[EXTENT_BYTES];
+	const uint8_t *payload;
+
+	play_dest(p, ADVISED);
+	put_frame(&p->link[URGENT], &f, NULL);
+	want(&p->link[URGENT], FRAME_PAGES, &f, &payload);
+	extent_put(buf, &x);
+	put(&p->link[CONTROL], FRAME_EXTENTS, 0, buf, sizeof(buf));
+	want(&p->link[CONTROL], FRAME_PAGES, &f, &payload);
+	say("page %llu came on control too", (unsigned long long)f.first_pg);
+	put(&p->link[CONTROL], FRAME_REFUSED, 0, why, sizeof(why) - 1);
+	last_words(&p->link[CONTROL], LAST_WORDS_MS);
 }
 
 static void other_session(struct play *p)
@@ -287,6 +308,8 @@ void dest_case(struct play *p, const char *name)
 		end_ok(p, "{}");
 	else if (!strcmp(name, "deaf"))
 		deaf(p);
+	else if (!strcmp(name, "stuck-asked"))
+		stuck_and_asked_for(p);
 	else if (!strcmp(name, "other-session"))
 		other_session(p);
 	else if (!strcmp(name, "join-refused"))

@@ -322,6 +322,10 @@ source-close-device-ok) ended "" "peer closed" ;;
 
 source-device-garbage | source-device-empty) ended "REFUSED: load: this is no device state" "this is no device state" ;;
 source-end-in-run) ended "REFUSED: the source $order END where RUN belongs" "the source $order END where RUN belongs" ;;
+source-run-in-rehearsal)
+	ended "REFUSED: the source $order RUN in a rehearsal" "the source $order RUN in a rehearsal"
+	;;
+source-rehearsal) ended "REFUSED: the source went back: this was a rehearsal" "the source went back: this was a rehearsal" ;;
 source-bulk-sum-in-run) ended "REFUSED: PAGES $sum" "PAGES $sum" ;;
 
 source-ran-urgent-sum | source-ran-bulk-sum | source-ran-bulk-head-sum) paused "PAGES $sum" ;;
@@ -373,6 +377,10 @@ dest-device-ok-in-discard) goes_on "the destination $order DEVICE_OK where DISCA
 dest-stuck-beyond) goes_on "EXTENTS speaks of pages 1099511627776+1, $extent" ;;
 dest-stuck-none) goes_on "EXTENTS speaks of pages 0+0, $extent" ;;
 dest-stuck-region) goes_on "the destination $order EXTENTS where DISCARD_OK belongs" ;;
+dest-stuck-asked)
+	goes_on "the destination refuses: that is all"
+	has_line peer.out "page 0 came on control too" || fail "it was not sent again"
+	;;
 dest-refused-device) goes_on "the destination refuses: it does not fit" ;;
 dest-ran-in-device) goes_on "the destination $order RAN where DEVICE_OK belongs" ;;
 dest-refused-before-run) goes_on "the destination refuses: it died in the meantime" ;;

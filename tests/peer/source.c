@@ -334,6 +334,20 @@ static void ran_case(struct play *p, const char *name)
 	last_words(&p->link[CONTROL], LAST_WORDS_MS);
 }
 
+/* RUN, or the way back that was agreed on. Before HELLO is answered p->hello is what we say. */
+static void rehearse(struct play *p, bool run)
+{
+	static const char why[] = "this was a rehearsal";
+
+	p->hello.rehearsal = true;
+	play_source(p, LOADED);
+	if (run)
+		put(&p->link[CONTROL], FRAME_RUN, FRAME_CONT, NULL, 0);
+	else
+		put(&p->link[CONTROL], FRAME_CANCEL, 0, why, sizeof(why) - 1);
+	last_words(&p->link[CONTROL], LAST_WORDS_MS);
+}
+
 static void hold(struct play *p)
 {
 	play_source(p, ADVISED);
@@ -364,6 +378,8 @@ void source_case(struct play *p, const char *name)
 		silent(p);
 	else if (!strcmp(name, "hold"))
 		hold(p);
+	else if (!strcmp(name, "rehearsal") || !strcmp(name, "run-in-rehearsal"))
+		rehearse(p, name[1] == 'u');
 	else if (!strcmp(name, "memory"))
 		memory(p);
 	else if (!strcmp(name, "two-regions"))

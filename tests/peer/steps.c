@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "steps.h"
 
+#include <poll.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -142,7 +143,8 @@ void do_hello(struct play *p, enum link at)
 	if (p->link[at].fd < 0)
 		open_link(p, at);
 	hello_put(buf, &h);
-	put(&p->link[at], FRAME_HELLO, 0, buf, sizeof(buf));
+	put(&p->link[at], FRAME_HELLO, at == CONTROL && h.rehearsal ? FRAME_REHEARSAL : 0, buf,
+	    sizeof(buf));
 	want(&p->link[at], FRAME_HELLO_OK, &f, &payload);
 	if (at == CONTROL && hello_get(&p->hello, payload, f.len_bytes, &e) < 0)
 		die("%s", e.msg);
@@ -331,12 +333,33 @@ void answer_hello(struct play *p, enum link at)
 	put(&p->link[at], FRAME_HELLO_OK, 0, buf, sizeof(buf));
 }
 
+void take_trial(struct play *p)
+{
+	struct pollfd at[] = { { .fd = p->link[CONTROL].fd, .events = POLLIN },
+			       { .fd = p->link[BULK].fd, .events = POLLIN } };
+	const uint8_t *payload;
+	struct frame f;
+	struct err e;
+
+	while (!channel_pending(&p->link[CONTROL])) {
+		if (poll(at, ARRAY_SIZE(at), ANSWER_MS) <= 0)
+			die("waits for EXTENTS: nothing comes");
+		if (at[0].revents)
+			return;
+		if (channel_recv(&p->link[BULK], CHANNEL_WAIT, ANSWER_MS, &f, &payload, &e) < 0)
+			die("while the source tries its link: %s", e.msg);
+		if (f.epoch)
+			die("%s of epoch %u before DISCARD", frame_type_name[f.type], f.epoch);
+	}
+}
+
 void take_discard(struct play *p)
 {
 	const uint8_t *payload;
 	struct frame f = { 0 };
 	struct err e;
 
+	take_trial(p);
 	while (f.type != FRAME_DISCARD) {
 		if (channel_recv(&p->link[CONTROL], CHANNEL_WAIT, ANSWER_MS, &f, &payload, &e) < 0)
 			die("waits for DISCARD: %s", e.msg);

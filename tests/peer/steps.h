@@ -72,6 +72,8 @@ void play_source(struct play *p, enum stage to);
 /* The destination's steps: each takes what the source sends, and answers. */
 void take_hello(struct play *p, enum link at);
 void answer_hello(struct play *p, enum link at);
+/* Behind ADVISE_OK the source tries its link with frames of epoch 0, until it says EXTENTS. */
+void take_trial(struct play *p);
 void take_discard(struct play *p);
 void take_device(struct play *p);
 void play_dest(struct play *p, enum stage to);

@@ -115,6 +115,28 @@ shmem-always | shmem-force) # the kernel makes huge pages of everything, also wh
 	host_setting /sys/kernel/mm/transparent_hugepage/shmem_enabled "${1#shmem-}"
 	DEST=--prefill there --mem 32M --threads 4 --pattern discard
 	;;
+touched-early) # a VMM that looks into its memory while it waits, also between the punch and RUN
+	DEST="--prefill --touch-early" there --mem 32M --work 32M --threads 2 --pattern discard
+	;;
+pinned | pinned-touched) # an odd region's last page is pinned there: 256 pages of its huge page cannot be emptied
+	args="--mem 5M --work 4608K --pattern discard --threads 2 --pace 50"
+	[ "$1" = pinned-touched ] && more=--touch-early
+	# shellcheck disable=SC2086
+	start a vm $args
+	host_setting /sys/kernel/mm/transparent_hugepage/shmem_enabled force
+	# shellcheck disable=SC2086
+	receive b vm "unix:$T/link" $args --prefill --pin ${more:-}
+	move a -p --json vm "$WHERE" || {
+		grep -q 'finds no huge page' "$T/b-vm.err" && skip "no huge page to be had"
+		fail "it did not move: $(cat "$T/move.err")"
+	}
+	# Each was overwritten, some of them urgently when the VMM touches them
+	[ "$(jq -s '.[-1].data.destination["overwritten-pages"]' "$T/move.out")" = 256 ] ||
+		fail "not 256 pages were overwritten: $(tail -1 "$T/move.out")"
+	says "$T/b/vm/log" 'region mem0: [0-9]+ pages could not be emptied .*: they were overwritten'
+	runs_well b vm
+	settled a b vm
+	;;
 sparse) # 1 TiB with 64 MiB in it: time and memory follow the 64 MiB
 	start a vm --mem 1T --work 64M --threads 2
 	receive b vm "unix:$T/link" --mem 1T --work 64M --threads 2
