@@ -18,7 +18,7 @@ enum {
 	THREADS = 2,
 	DATA_FIRST = 64, /* pages that hold something; the others are holes */
 	DATA_PAGES = 128,
-	EPOCH = 1,
+	EPOCH = 2,
 };
 
 enum link { CONTROL, URGENT, BULK, NLINKS };
