@@ -35,7 +35,8 @@ static const char *rate(double bytes_per_s, char out[32])
 
 static void row(const char *what, const char *predicted, const char *actual, const char *note)
 {
-	printf("  %-16s %*s %*s   %s\n", what, CELL, predicted, CELL, actual, note);
+	printf("  %-16s %*s %*s%s%s\n", what, CELL, predicted, CELL, actual, *note ? "   " : "",
+	       note);
 }
 
 void report_move(const char *name, const char *uri, const json_t *status, const json_t *rehearsed)

@@ -3,19 +3,23 @@
 #include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 #include "cli/cli.h"
 #include "cli/progress.h"
+#include "cli/report.h"
 #include "rundir/ctl.h"
 #include "rundir/vmfile.h"
 
 /* What is under way; else how the last move ended; else nothing. */
-static int find_status(const char *name, json_t **ret_status, struct err *e)
+static int find_status(const char *name, json_t **ret_status, char *peer, size_t room,
+		       struct err *e)
 {
 	static struct ctl c;
 	json_t *state;
 	int rc = ctl_open(&c, name, e);
 
+	*peer = '\0';
 	if (!rc) {
 		rc = ctl_execute(&c, "query-migrate", ret_status, e);
 		ctl_close(&c);
@@ -24,11 +28,37 @@ static int find_status(const char *name, json_t **ret_status, struct err *e)
 	*ret_status = NULL;
 	if (!rundir_read(name, "state.json", &state, e)) {
 		*ret_status = json_incref(json_object_get(state, "migration"));
+		snprintf(peer, room, "%s", progress_text(state, "peer"));
 		json_decref(state);
 	}
 	if (!*ret_status)
 		*ret_status = json_pack("{s:s}", "status", "none");
 	return 0;
+}
+
+/* For people. */
+static void show(const char *name, const char *peer, const json_t *status)
+{
+	const char *word = progress_text(status, "status"),
+		   *why = progress_text(status, "error-desc");
+	const json_t *ram = json_object_get(status, "ram");
+	bool outgoing = !strcmp(progress_text(status, "role"), "source");
+
+	if (!strcmp(word, "none")) {
+		printf("%s is not on the move\n", name);
+	} else if (!strcmp(word, "completed") && outgoing && *peer) {
+		report_move(name, peer, status, NULL);
+	} else if (!strcmp(word, "rehearsed") && *peer) {
+		report_rehearsal(name, peer, status);
+	} else {
+		if (outgoing)
+			progress_show(name, status);
+		else
+			printf("%s: %s, %.0f pages are here", name, progress_text(status, "stage"),
+			       progress_number(ram, "normal"));
+		printf("%s  %s%s%s\n", outgoing && !isatty(STDOUT_FILENO) ? "" : "\n", word,
+		       *why ? ": " : "", why);
+	}
 }
 
 int cli_status(int argc, char **argv)
@@ -37,6 +67,7 @@ int cli_status(int argc, char **argv)
 						 { NULL, 0, NULL, 0 } };
 	struct err e = ERR_INIT;
 	struct vm_record vm;
+	char peer[300];
 	bool as_json = false;
 	json_t *status;
 	int opt;
@@ -48,26 +79,16 @@ int cli_status(int argc, char **argv)
 	}
 	if (argc - optind != 1)
 		return cli_usage("status", "one name is needed");
-	if (vmfile_load(argv[optind], &vm, &e) < 0 || find_status(vm.name, &status, &e) < 0)
+	if (vmfile_load(argv[optind], &vm, &e) < 0 ||
+	    find_status(vm.name, &status, peer, sizeof(peer), &e) < 0)
 		return cli_fail(&e);
 	if (as_json) {
 		char *text = json_dumps(status, JSON_INDENT(2) | JSON_REAL_PRECISION(9));
 
 		printf("%s\n", text);
 		free(text);
-	} else if (!strcmp(progress_text(status, "status"), "none")) {
-		printf("%s is not on the move\n", vm.name);
 	} else {
-		const json_t *ram = json_object_get(status, "ram");
-
-		if (json_object_get(ram, "populated"))
-			progress_show(vm.name, status);
-		else
-			printf("%s: %s, %.0f pages are here\n", vm.name,
-			       progress_text(status, "stage"), progress_number(ram, "normal"));
-		printf("  %s%s%s\n", progress_text(status, "status"),
-		       *progress_text(status, "error-desc") ? ": " : "",
-		       progress_text(status, "error-desc"));
+		show(vm.name, peer, status);
 	}
 	json_decref(status);
 	return EXIT_DONE;

@@ -10,8 +10,8 @@
 #include "util/util.h"
 
 enum {
-	TRY_NS = 40 * NS_PER_MS,
-	TRY_BYTES_MAX = 64 * 1024 * 1024,
+	TRY_NS = 30 * NS_PER_MS,
+	TRY_BYTES_MAX = 16 * 1024 * 1024,
 	DRAIN_TIMEOUT_MS = 2000,
 	SEND_TIMEOUT_MS = 10000,
 	LOOK_EVERY_NS = 100 * NS_PER_US,

@@ -19,7 +19,7 @@ struct prediction {
 };
 
 /* After ADVISE: tries the link with frames that the destination drops, while the guest runs. Takes
- * some 50 ms. The session's thread. */
+ * some 30 ms. The session's thread. */
 int predict(struct source *s, struct err *e);
 
 /* In a rehearsal, when the destination has loaded the machine: all of the downtime but the answer
