@@ -41,6 +41,11 @@ int cli_usage(const char *verb, const char *fmt, ...) __attribute__((format(prin
 struct uri;
 int cli_check_network(const struct uri *u, bool listening, bool insecure, struct err *e);
 
+/* --link-timeout SECONDS. */
+enum { CLI_LINK_TIMEOUT_MS = 10000 };
+#define CLI_LINK_TIMEOUT_WRONG "--link-timeout %s: 1 to 3600 seconds can be said"
+int cli_link_timeout(const char *text, int *ret_ms);
+
 /* Prints the help of a verb. */
 int cli_verb_help(const char *verb);
 

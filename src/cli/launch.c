@@ -22,16 +22,21 @@ int launch_parse(struct launch *l, bool with_uri, int argc, char **argv)
 	static const struct option options[] = { { "again", no_argument, NULL, 'a' },
 						 { "mem", required_argument, NULL, 'm' },
 						 { "insecure", no_argument, NULL, 'i' },
+						 { "link-timeout", required_argument, NULL, 't' },
 						 { NULL, 0, NULL, 0 } };
 	const char *verb = argv[0];
 	int opt;
 
+	l->link_timeout_ms = CLI_LINK_TIMEOUT_MS;
 	while ((opt = getopt_long(argc, argv, "+", options, NULL)) != -1) {
 		if (opt == 'a')
 			l->again = true;
 		else if (opt == 'm')
 			l->vmm.mem = optarg;
-		else if (opt == 'i' && with_uri)
+		else if (opt == 't' && with_uri) {
+			if (cli_link_timeout(optarg, &l->link_timeout_ms) < 0)
+				return cli_usage(verb, CLI_LINK_TIMEOUT_WRONG, optarg);
+		} else if (opt == 'i' && with_uri)
 			l->insecure = true;
 		else
 			return cli_usage(verb, "that is no option of %s", verb);

@@ -12,6 +12,7 @@
 struct launch {
 	const char *name;
 	bool again, insecure;
+	int link_timeout_ms;
 	const char *uri; /* where it waits; NULL: it does not */
 	char **argv;	 /* PROGRAM and its arguments, NULL-terminated */
 	struct vmm_launch vmm;

@@ -3,6 +3,7 @@
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "cli/cli.h"
@@ -23,6 +24,8 @@ const struct verb verbs[] = {
 	  "Like 'run', with the same PROGRAM and ARGUMENTs as at the source; the VM runs when a source has migrated\n"
 	  "to URI: tcp:HOST:PORT, tcp:0:PORT (all addresses), tcp:[IPV6]:PORT or unix:PATH.\n\n"
 	  "  --insecure   also where others could listen in or send: anything but loopback and unix sockets\n"
+	  "  --link-timeout SECONDS\n"
+	  "               silence for which a link is taken to be broken (default 10)\n"
 	  "  --mem SIZE   as for 'run'\n" },
 	{ "migrate", cli_migrate, "-p [OPTION]... NAME URI [FORWARD [BACKWARD]]",
 	  "move a VM to where 'receive' waits",
@@ -34,6 +37,8 @@ const struct verb verbs[] = {
 	  "  FORWARD       pages sent along behind a touched one (default: the 64 around it)\n"
 	  "  BACKWARD      pages sent along before it\n"
 	  "  --insecure    also over a network on which others could listen in\n"
+	  "  --link-timeout SECONDS\n"
+	  "                silence for which a link is taken to be broken (default 10); it is made again by itself\n"
 	  "  --bulk N      connections for the background (1 to 8, default 2)\n"
 	  "  --rehearse    do all of it on the real destination up to the last step, and go back: says what to expect.\n"
 	  "                The VM is stopped for the downtime that is predicted; the receiver is used up\n"
@@ -71,6 +76,17 @@ int cli_check_network(const struct uri *u, bool listening, bool insecure, struct
 		return rc;
 	fprintf(stderr,
 		"umig: warning: memory goes unencrypted and unauthenticated (--insecure)\n");
+	return 0;
+}
+
+int cli_link_timeout(const char *text, int *ret_ms)
+{
+	char *end;
+	double s = strtod(text, &end);
+
+	if (*end || end == text || !(s >= 1 && s <= 3600))
+		return -EINVAL;
+	*ret_ms = (int)(s * 1000);
 	return 0;
 }
 

@@ -22,6 +22,7 @@ struct request {
 	const char *name, *uri, *break_what;
 	bool postcopy, no_background, move_background, detach, insecure, rehearse, as_json;
 	long forward, backward, bulk;
+	int link_timeout_ms;
 };
 
 static volatile sig_atomic_t interrupted;
@@ -67,12 +68,15 @@ static int parse(struct request *r, int argc, char **argv)
 						 { "detach", no_argument, NULL, 'd' },
 						 { "insecure", no_argument, NULL, 'i' },
 						 { "json", no_argument, NULL, 'j' },
+						 { "link-timeout", required_argument, NULL, 't' },
 						 { "rehearse", no_argument, NULL, 'r' },
 						 { "x-break", required_argument, NULL, 'x' },
 						 { NULL, 0, NULL, 0 } };
 	int opt;
 
-	*r = (struct request){ .forward = -1, .backward = -1, .bulk = 2 };
+	*r = (struct request){
+		.forward = -1, .backward = -1, .bulk = 2, .link_timeout_ms = CLI_LINK_TIMEOUT_MS
+	};
 	while ((opt = getopt_long(argc, argv, "pnm", options, NULL)) != -1) {
 		switch (opt) {
 		case 'p':
@@ -93,6 +97,10 @@ static int parse(struct request *r, int argc, char **argv)
 			break;
 		case 'i':
 			r->insecure = true;
+			break;
+		case 't':
+			if (cli_link_timeout(optarg, &r->link_timeout_ms) < 0)
+				return cli_usage("migrate", CLI_LINK_TIMEOUT_WRONG, optarg);
 			break;
 		case 'j':
 			r->as_json = true;
@@ -128,6 +136,7 @@ static int start(const struct request *r, struct err *e)
 			  "backward", (int)r->backward, "bulk", (int)r->bulk);
 	int rc;
 
+	json_object_set_new(config, "link-timeout-ms", json_integer(r->link_timeout_ms));
 	if (r->break_what)
 		json_object_set_new(config, "break", json_string(r->break_what));
 	rc = keeper_start(r->name, config, -1, e);

@@ -28,7 +28,8 @@ static int receive(struct launch *l, struct err *e)
 	l->uri = where;
 	rc = launch_prepare(l, e);
 	if (!rc) {
-		config = json_pack("{s:s, s:s}", "role", "destination", "uri", where);
+		config = json_pack("{s:s, s:s, s:i}", "role", "destination", "uri", where,
+				   "link-timeout-ms", l->link_timeout_ms);
 		rc = keeper_start(l->name, config, listen_fd, e);
 		json_decref(config);
 		if (rc < 0)

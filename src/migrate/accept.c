@@ -65,6 +65,7 @@ int dest_accept_hello(struct dest *d, struct channel *c, struct hello *h, int ti
 		fd = sock_accept(d->config.listen_fd);
 		if (fd < 0)
 			continue; /* it has gone again */
+		sock_watch(fd, d->config.link_timeout_ms);
 		rc = channel_init(c, fd, d->failure.fd, CONTROL_PAYLOAD_BYTES, e);
 		if (!rc)
 			rc = channel_recv(c, CHANNEL_WAIT, HELLO_TIMEOUT_MS, &f, &payload, e);
@@ -75,6 +76,7 @@ int dest_accept_hello(struct dest *d, struct channel *c, struct hello *h, int ti
 			rc = hello_get(h, payload, f.len_bytes, e);
 		if (!rc) {
 			h->rehearsal = f.flags & FRAME_REHEARSAL;
+			h->again = f.flags & FRAME_AGAIN;
 			return 0;
 		}
 		dest_refuse(c, e->msg);
@@ -122,6 +124,12 @@ int dest_seat(struct dest *d, struct channel *at, struct channel *from, struct e
 	return rc ? rc : greet(d, at, e);
 }
 
+bool dest_is_ours(const struct dest *d, const struct hello *h)
+{
+	return memcmp(h->session, d->peer.session, sizeof(h->session)) == 0 &&
+	       memcmp(h->token, d->token, sizeof(h->token)) == 0;
+}
+
 int dest_accept_joins(struct dest *d, struct err *e)
 {
 	unsigned int seated = 0;
@@ -133,8 +141,7 @@ int dest_accept_joins(struct dest *d, struct err *e)
 
 		if (rc < 0)
 			return rc;
-		if (memcmp(h.session, d->peer.session, sizeof(h.session)) == 0 &&
-		    memcmp(h.token, d->token, sizeof(h.token)) == 0) {
+		if (dest_is_ours(d, &h)) {
 			if (h.role == ROLE_URGENT)
 				at = &d->urgent;
 			else if (h.role == ROLE_BULK && h.index < d->nbulk)
@@ -154,17 +161,24 @@ int dest_accept_joins(struct dest *d, struct err *e)
 }
 
 /* While one migration is under way, another source is told so at once. */
-void dest_turn_away(struct dest *d)
+bool dest_turn_away(struct dest *d)
 {
 	struct channel c = { .fd = -1 };
-	uint8_t hello[FRAME_HEAD_BYTES + HELLO_BYTES];
+	const uint8_t *payload;
+	struct hello h = { 0 };
+	struct frame f = { 0 };
 	struct err ignored;
+	bool ours = false;
 	int fd = sock_accept(d->config.listen_fd);
 
-	if (fd < 0 || channel_init(&c, fd, -1, HELLO_BYTES, &ignored) < 0)
-		return;
-	if (fd_wait(fd, POLLIN, d->failure.fd, TURN_AWAY_MS) > 0)
-		recv(fd, hello, sizeof(hello), MSG_DONTWAIT); /* unread, it would cost our answer */
-	dest_refuse(&c, "another migration is under way here");
+	if (fd < 0 || channel_init(&c, fd, d->failure.fd, HELLO_BYTES, &ignored) < 0)
+		return false;
+	if (channel_recv(&c, CHANNEL_WAIT, TURN_AWAY_MS, &f, &payload, &ignored) > 0 &&
+	    f.type == FRAME_HELLO && f.flags & FRAME_AGAIN &&
+	    hello_get(&h, payload, f.len_bytes, &ignored) == 0)
+		ours = dest_is_ours(d, &h) && atomic_load(&d->given);
+	if (!ours) /* ours calls once more in a moment, and finds us waiting */
+		dest_refuse(&c, "another migration is under way here");
 	channel_fini(&c);
+	return ours;
 }

@@ -13,6 +13,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "migrate/resume.h"
 #include "migrate/room.h"
 #include "util/clock.h"
 #include "util/fd.h"
@@ -22,6 +23,7 @@ enum {
 	BEFORE_RUN_TIMEOUT_MS = 90000,
 	LAST_WORD_MS = 500,
 	SEND_TIMEOUT_MS = 10000,
+	LINGER_TIMES = 6, /* link timeouts, for a source that may have missed the last word */
 	SETTLE_MS = 5000, /* less than the source waits for DISCARD_OK */
 	DEVICE_BYTES_MAX = 1 << 30,
 };
@@ -185,8 +187,8 @@ static int wait_control(struct dest *d, int timeout_ms, struct err *e)
 			return 0;
 		if (p[1].revents)
 			return err_set(e, ECANCELED, "cancelled");
-		if (p[2].revents)
-			dest_turn_away(d);
+		if (p[2].revents && dest_turn_away(d))
+			return err_set(e, EPIPE, "the link broke: the source has called again");
 	}
 	return 0;
 }
@@ -237,8 +239,8 @@ static int out_of_order(const struct frame *f, const char *wanted, struct err *e
 		       frame_type_name[f->type], wanted);
 }
 
-static int expect(struct dest *d, enum frame_type type, struct frame *f, const uint8_t **payload,
-		  struct err *e)
+int dest_expect(struct dest *d, enum frame_type type, struct frame *f, const uint8_t **payload,
+		struct err *e)
 {
 	int rc = hear(d, f, payload, e);
 
@@ -334,7 +336,7 @@ int dest_advise(struct dest *d, struct err *e)
 
 	if (!m)
 		return err_set(e, ENOMEM, "no memory for ADVISE");
-	rc = expect(d, FRAME_ADVISE, &f, &payload, e);
+	rc = dest_expect(d, FRAME_ADVISE, &f, &payload, e);
 	if (!rc)
 		rc = advise_get(m, payload, f.len_bytes, e);
 	if (!rc)
@@ -530,7 +532,7 @@ int dest_device(struct dest *d, struct err *e)
 	do {
 		const uint8_t *payload;
 
-		rc = expect(d, FRAME_DEVICE, &f, &payload, e);
+		rc = dest_expect(d, FRAME_DEVICE, &f, &payload, e);
 		if (!rc && (total += f.len_bytes) > DEVICE_BYTES_MAX)
 			rc = err_set(e, EFBIG, "the device state has more than %d MiB",
 				     DEVICE_BYTES_MAX >> 20);
@@ -540,8 +542,9 @@ int dest_device(struct dest *d, struct err *e)
 			return rc;
 	} while (!(f.flags & FRAME_LAST));
 	d->device_begun = true;
-	rc = d->config.vmm->ops->load(d->config.vmm, fd, e);
-	return rc ? rc : tell(d, FRAME_DEVICE_OK, NULL, e);
+	if (d->config.vmm->ops->load(d->config.vmm, fd, e) < 0)
+		return e->num = EIO, -EIO; /* whatever it was, it was not the link */
+	return tell(d, FRAME_DEVICE_OK, NULL, e);
 }
 
 int dest_take_over(struct dest *d, struct err *e)
@@ -550,7 +553,7 @@ int dest_take_over(struct dest *d, struct err *e)
 	const uint8_t *payload;
 	struct err ignored;
 	struct frame f;
-	int rc = expect(d, FRAME_RUN, &f, &payload, e);
+	int rc = dest_expect(d, FRAME_RUN, &f, &payload, e);
 
 	if (rc < 0)
 		return rc;
@@ -567,7 +570,7 @@ int dest_take_over(struct dest *d, struct err *e)
 			/* Only an error that the VMM itself replied means that nothing ran. */
 			if (rc == -EREMOTEIO)
 				atomic_store(&d->given, false);
-			return rc;
+			return e->num = EIO, -EIO; /* no link can mend that */
 		}
 	}
 	atomic_store(&d->t_run_ns, clock_ns());
@@ -647,13 +650,28 @@ static void figures(const struct dest *d, char *out, size_t room)
 		(unsigned long long)c->no_memory);
 }
 
+/* Until the source has heard that all is well, somebody must be here to say it again. */
+static int await_bye(struct dest *d, struct err *e)
+{
+	const uint8_t *payload;
+	struct frame f;
+	int rc = wait_control(d, d->config.link_timeout_ms, e);
+
+	if (!rc)
+		rc = channel_recv(&d->control, CHANNEL_WAIT, d->config.link_timeout_ms, &f,
+				  &payload, e);
+	if (rc < 0)
+		return rc;
+	return f.type == FRAME_BYE ? 0 : out_of_order(&f, "BYE", e);
+}
+
 int dest_end(struct dest *d, struct err *e)
 {
 	const uint8_t *payload;
 	struct ending m;
 	char text[1024];
 	struct frame f;
-	int rc = expect(d, FRAME_END, &f, &payload, e);
+	int rc = dest_expect(d, FRAME_END, &f, &payload, e);
 
 	if (!rc)
 		rc = ending_get(&m, payload, f.len_bytes, e);
@@ -664,26 +682,56 @@ int dest_end(struct dest *d, struct err *e)
 	if (rc < 0)
 		return rc;
 	atomic_store(&d->ending, true);
-	atomic_store(&d->t_end_ns, clock_ns());
-	rc = d->config.hooks.record(d->config.hooks.arg, RECORD_COMPLETED, e);
+	if (!atomic_load(&d->t_end_ns)) {
+		atomic_store(&d->t_end_ns, clock_ns());
+		rc = d->config.hooks.record(d->config.hooks.arg, RECORD_COMPLETED, e);
+		if (rc < 0)
+			return e->num = EIO, -EIO;
+	}
 	figures(d, text, sizeof(text));
-	return rc ? rc : tell(d, FRAME_END_OK, text, e);
+	rc = tell(d, FRAME_END_OK, text, e);
+	return rc ? rc : await_bye(d, e);
+}
+
+/* A link that breaks when the VM is ours is mended; then the stage is done again: what it had heard
+ * it hears again. Not for ever once nothing is missing any more. */
+static int resume(struct dest *d, unsigned int *stage, struct err *e)
+{
+	bool complete = atomic_load(&d->t_end_ns);
+	int rc = dest_resume(d, complete ? LINGER_TIMES * d->config.link_timeout_ms : -1, e);
+
+	if (rc == -ETIMEDOUT && complete) {
+		d->config.hooks.note(d->config.hooks.arg,
+				     "the source has not said that it knows: all is here anyway");
+		*stage = STAGE_N;
+		return 0;
+	}
+	*stage = STAGE_POSTCOPY;
+	if (!rc && !atomic_load(&d->t_run_ns))
+		*stage = STAGE_RUN;
+	return rc;
 }
 
 int dest_run(struct dest *d, struct err *e)
 {
+	unsigned int i = 0;
 	int rc = 0;
 
-	for (unsigned int i = 0; i < STAGE_N && !rc; i++) {
+	while (i < STAGE_N && !rc) {
 		atomic_store(&d->stage, i);
 		if (stages[i].dest)
 			rc = stages[i].dest(d, e);
-	}
-	if (rc < 0) {
+		i++;
+		if (!rc)
+			continue;
 		/* A thread that failed knows better than the wait that it ended. */
 		if (e->num == ECANCELED)
 			failure_get(&d->failure, e);
 		hear_last_word(d, e);
+		if (atomic_load(&d->given) && resume_helps(e))
+			rc = resume(d, &i, e);
+	}
+	if (rc < 0) {
 		/* Whoever owns the VM never refuses it: REFUSED lets the source run it. */
 		if (atomic_load(&d->given))
 			dest_say_why(&d->control, FRAME_FAILED, e->msg);

@@ -36,6 +36,7 @@ struct dest_config {
 	unsigned int nregions;
 	struct dest_region region[WIRE_REGIONS_MAX];
 	struct vmm *vmm;
+	int link_timeout_ms; /* silence that means a broken link */
 	struct migrate_hooks hooks;
 };
 
@@ -47,6 +48,7 @@ struct dest {
 	_Atomic bool ending;	/* every page is in: links may close */
 	_Atomic bool given;	/* RUN has come: this end owns the VM */
 	_Atomic bool joined;	/* the urgent connection is there for the fault thread */
+	_Atomic bool resuming;	/* the link is broken, the source is waited for */
 	bool device_begun;	/* the VMM is no longer what it was when it started */
 	bool memory_ready;	/* umem, pages.map and registration exist */
 	_Atomic bool counting;	/* umem.count may be looked at, until dest_reset() */
@@ -90,6 +92,10 @@ void dest_stop_faults(struct dest *d);
 void dest_bulk_thread(struct dest *d, unsigned int index);
 void dest_stop_bulk(struct dest *d);
 
+/* The frame that belongs here on control, or why not. */
+int dest_expect(struct dest *d, enum frame_type type, struct frame *f, const uint8_t **payload,
+		struct err *e);
+
 /* receive.c: where a data frame goes. */
 int dest_take_pages(struct dest *d, const struct frame *f, const uint8_t *payload,
 		    bool is_fault_thread, struct err *e);
@@ -103,7 +109,9 @@ int dest_accept_hello(struct dest *d, struct channel *c, struct hello *h, int ti
 		      struct err *e);
 int dest_seat(struct dest *d, struct channel *at, struct channel *from, struct err *e);
 int dest_accept_joins(struct dest *d, struct err *e);
-void dest_turn_away(struct dest *d);
+bool dest_is_ours(const struct dest *d, const struct hello *h);
+/* Returns true if it was our own source on a new link: then the old one is dead. */
+bool dest_turn_away(struct dest *d);
 void dest_say_why(struct channel *c, enum frame_type type, const char *why);
 /* dest_run() says it, but not where the VMM must be dead first: after device state was loaded and
  * before the VM was given to us. */

@@ -42,6 +42,22 @@ void order_add(struct order *o, uint32_t region, uint64_t first_pg, uint64_t npa
 	atomic_fetch_add(&o->data_pages, npages);
 }
 
+void order_forget(struct order *o)
+{
+	for (unsigned int i = 0; i < o->nregions; i++) {
+		bitmap_clear(&o->unsent[i]);
+		bitmap_clear(&o->via_bulk[i]);
+	}
+	atomic_store(&o->left_pages, 0);
+}
+
+void order_return(struct order *o, uint32_t region, uint64_t first_pg, uint64_t npages)
+{
+	assert(first_pg + npages <= o->npages[region]);
+	bitmap_set_range(&o->unsent[region], first_pg, npages);
+	atomic_fetch_add(&o->left_pages, npages);
+}
+
 static uint64_t take(struct order *o, uint32_t region, uint64_t first_pg, uint64_t mask)
 {
 	uint64_t got = bitmap_take(&o->unsent[region], first_pg, mask);

@@ -51,6 +51,11 @@ void order_fini(struct order *o);
 /* These pages exist and are unsent. */
 void order_add(struct order *o, uint32_t region, uint64_t first_pg, uint64_t npages);
 
+/* Nothing is unsent any more; what has not arrived comes back. No other thread may use o. */
+void order_forget(struct order *o);
+/* These were sent and have not arrived, or were never sent. */
+void order_return(struct order *o, uint32_t region, uint64_t first_pg, uint64_t npages);
+
 /* The next run for the background, marked as sent by it. False: nothing is left. */
 bool order_background(struct order *o, struct order_run *ret_run);
 

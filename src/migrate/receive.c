@@ -217,10 +217,12 @@ static void take_urgent(struct dest *d)
 			break;
 	}
 	if (rc < 0) {
-		atomic_store(&d->joined, false);
+		link_failed(d, &e);
 		epoll_ctl(d->epoll_fd, EPOLL_CTL_DEL, d->urgent.fd, NULL);
 		d->out_bytes = 0;
-		link_failed(d, &e);
+		d->out_armed = d->wake_owed = false;
+		atomic_store(&d->joined,
+			     false); /* last: whoever sees it may close the connection */
 	}
 }
 

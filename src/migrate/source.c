@@ -12,6 +12,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "migrate/resume.h"
 #include "net/sock.h"
 #include "util/clock.h"
 #include "util/fd.h"
@@ -19,7 +20,6 @@
 #include "util/util.h"
 
 enum {
-	CONNECT_TIMEOUT_MS = 10000,
 	ANSWER_TIMEOUT_MS = 10000,
 	LOAD_TIMEOUT_MS = 60000,
 	LAST_WORD_MS = 500,
@@ -82,7 +82,7 @@ static int check_no(const struct frame *f, const uint8_t *payload, struct err *e
 }
 
 /* The next thing the destination says on control; a refusal is an error. */
-static int hear(struct source *s, int timeout_ms, struct frame *f, const uint8_t **payload,
+int source_hear(struct source *s, int timeout_ms, struct frame *f, const uint8_t **payload,
 		struct err *e)
 {
 	int rc = channel_recv(&s->control, CHANNEL_WAIT, timeout_ms, f, payload, e);
@@ -100,12 +100,12 @@ static int out_of_order(const struct frame *f, const char *wanted, struct err *e
 static int expect(struct source *s, enum frame_type type, int timeout_ms, struct frame *f,
 		  const uint8_t **payload, struct err *e)
 {
-	int rc = hear(s, timeout_ms, f, payload, e);
+	int rc = source_hear(s, timeout_ms, f, payload, e);
 
 	return rc || f->type == type ? rc : out_of_order(f, frame_type_name[type], e);
 }
 
-static int tell(struct source *s, enum frame_type type, uint16_t flags, const void *payload,
+int source_tell(struct source *s, enum frame_type type, uint16_t flags, const void *payload,
 		uint32_t len_bytes, struct err *e)
 {
 	struct frame f = {
@@ -115,22 +115,26 @@ static int tell(struct source *s, enum frame_type type, uint16_t flags, const vo
 	return channel_send(&s->control, &f, payload, e);
 }
 
+static uint16_t hello_flags(const struct hello *h)
+{
+	return (uint16_t)((h->rehearsal ? FRAME_REHEARSAL : 0) | (h->again ? FRAME_AGAIN : 0));
+}
+
 /* One connection: HELLO and its answer. */
 static int join(struct source *s, struct channel *c, uint32_t payload_max_bytes, struct hello *h,
 		struct err *e)
 {
-	struct frame f = { .type = FRAME_HELLO,
-			   .flags = h->rehearsal ? FRAME_REHEARSAL : 0,
-			   .len_bytes = HELLO_BYTES };
+	struct frame f = { .type = FRAME_HELLO, .flags = hello_flags(h), .len_bytes = HELLO_BYTES };
 	uint8_t buf[HELLO_BYTES];
 	uint64_t asked_ns;
 	const uint8_t *payload;
 	struct hello answer;
 	int fd, rc;
 
-	rc = sock_connect(&s->config.peer, CONNECT_TIMEOUT_MS, s->failure.fd, &fd, e);
+	rc = sock_connect(&s->config.peer, s->config.link_timeout_ms, s->failure.fd, &fd, e);
 	if (rc < 0)
 		return rc;
+	sock_watch(fd, s->config.link_timeout_ms);
 	rc = channel_init(c, fd, s->failure.fd, payload_max_bytes, e);
 	if (rc < 0)
 		return rc;
@@ -143,17 +147,44 @@ static int join(struct source *s, struct channel *c, uint32_t payload_max_bytes,
 	rc = channel_recv(c, CHANNEL_WAIT, ANSWER_TIMEOUT_MS, &f, &payload, e);
 	if (rc < 0)
 		return rc;
-	s->predicted.rtt_ns = min_u64(s->predicted.rtt_ns, clock_ns() - asked_ns);
+	if (!h->again)
+		s->predicted.rtt_ns = min_u64(s->predicted.rtt_ns, clock_ns() - asked_ns);
 	rc = check_no(&f, payload, e);
 	if (!rc && f.type != FRAME_HELLO_OK)
 		rc = out_of_order(&f, "HELLO_OK", e);
 	if (!rc)
 		rc = hello_get(&answer, payload, f.len_bytes, e);
-	if (!rc && memcmp(answer.session, h->session, sizeof(h->session)) != 0)
+	if (!rc && (memcmp(answer.session, h->session, sizeof(h->session)) != 0 ||
+		    (h->again && memcmp(answer.token, h->token, sizeof(h->token)) != 0)))
 		rc = err_set(e, EPROTO, "the destination answers for another migration");
 	if (!rc)
 		memcpy(h->token, answer.token, sizeof(h->token));
 	return rc;
+}
+
+int source_join(struct source *s, struct channel *c, struct hello *h, struct err *e)
+{
+	int rc = join(s, c, CONTROL_PAYLOAD_BYTES, h, e);
+
+	c->send_timeout_ms = ANSWER_TIMEOUT_MS; /* a peer that does not read */
+	return rc;
+}
+
+int source_join_data(struct source *s, struct hello *h, struct err *e)
+{
+	int rc;
+
+	h->role = ROLE_URGENT;
+	h->rehearsal = h->again = false; /* control has said it */
+	rc = join(s, &s->urgent, HELLO_BYTES, h, e);
+	for (unsigned int i = 0; !rc && i < s->config.nbulk; i++) {
+		h->role = ROLE_BULK;
+		h->index = i;
+		rc = join(s, &s->bulk[i], HELLO_BYTES, h, e);
+		if (!rc)
+			sock_limit_unsent(s->bulk[i].fd, BULK_UNSENT_BYTES);
+	}
+	return rc ? rc : s->config.hooks.start_threads(s->config.hooks.arg, e);
 }
 
 int source_hello(struct source *s, struct err *e)
@@ -166,21 +197,9 @@ int source_hello(struct source *s, struct err *e)
 	s->predicted.rtt_ns = UINT64_MAX;
 	memcpy(h.session, s->session, sizeof(h.session));
 	snprintf(h.name, sizeof(h.name), "%s", s->config.name);
-	rc = join(s, &s->control, CONTROL_PAYLOAD_BYTES, &h, e);
-	if (!rc) {
-		s->control.send_timeout_ms = ANSWER_TIMEOUT_MS; /* a peer that does not read */
-		h.role = ROLE_URGENT;				/* h has the token now */
-		h.rehearsal = false;				/* control has said it */
-		rc = join(s, &s->urgent, HELLO_BYTES, &h, e);
-	}
-	for (unsigned int i = 0; !rc && i < s->config.nbulk; i++) {
-		h.role = ROLE_BULK;
-		h.index = i;
-		rc = join(s, &s->bulk[i], HELLO_BYTES, &h, e);
-		if (!rc)
-			sock_limit_unsent(s->bulk[i].fd, BULK_UNSENT_BYTES);
-	}
-	return rc ? rc : s->config.hooks.start_threads(s->config.hooks.arg, e);
+	rc = source_join(s, &s->control, &h, e);
+	memcpy(s->token, h.token, sizeof(s->token));
+	return rc ? rc : source_join_data(s, &h, e);
 }
 
 int source_advise(struct source *s, struct err *e)
@@ -224,7 +243,7 @@ int source_advise(struct source *s, struct err *e)
 				min_u64((uint64_t)st.st_blocks * 512, m->region[i].size_bytes);
 		s->populated_bytes += m->region[i].populated_bytes;
 	}
-	rc = tell(s, FRAME_ADVISE, 0, buf, (uint32_t)advise_put(buf, m), e);
+	rc = source_tell(s, FRAME_ADVISE, 0, buf, (uint32_t)advise_put(buf, m), e);
 	if (!rc)
 		rc = expect(s, FRAME_ADVISE_OK, ANSWER_TIMEOUT_MS, &f, &payload, e);
 	if (!rc)
@@ -324,10 +343,10 @@ int source_discard(struct source *s, struct err *e)
 		rc = send_extents(s, i, buf, e);
 	free(buf);
 	if (!rc)
-		rc = tell(s, FRAME_DISCARD, 0, NULL, 0, e);
+		rc = source_tell(s, FRAME_DISCARD, 0, NULL, 0, e);
 	/* One EXTENTS for each region with pages that are stuck, then DISCARD_OK. */
 	while (!rc && f.type != FRAME_DISCARD_OK) {
-		rc = hear(s, ANSWER_TIMEOUT_MS, &f, &payload, e);
+		rc = source_hear(s, ANSWER_TIMEOUT_MS, &f, &payload, e);
 		if (!rc && f.type == FRAME_EXTENTS && f.region < s->config.nregions)
 			rc = send_stuck(s, f.region, payload, f.len_bytes, e);
 		else if (!rc && f.type != FRAME_DISCARD_OK)
@@ -350,8 +369,8 @@ static int send_device(struct source *s, int fd, struct err *e)
 		if (n < 0)
 			rc = err_set(e, errno, "read the device state back: %s", strerror(errno));
 		else
-			rc = tell(s, FRAME_DEVICE, at + n >= size ? FRAME_LAST : 0, piece,
-				  (uint32_t)n, e);
+			rc = source_tell(s, FRAME_DEVICE, at + n >= size ? FRAME_LAST : 0, piece,
+					 (uint32_t)n, e);
 		at += n;
 	} while (!rc && at < size);
 	free(piece);
@@ -375,11 +394,38 @@ int source_device(struct source *s, struct err *e)
 	return rc;
 }
 
+static int send_run(struct source *s, struct err *e)
+{
+	uint64_t sent_bytes = atomic_load(&s->control.bytes_out);
+	const uint8_t *payload;
+	struct frame f;
+	int rc;
+
+	rc = source_tell(s, FRAME_RUN, s->was_running ? FRAME_CONT : 0, NULL, 0, e);
+	if (rc < 0) {
+		/* Not one byte of RUN has ever left: nobody can act on it. */
+		if (atomic_load(&s->control.bytes_out) == sent_bytes && !s->run_sent)
+			atomic_store(&s->fate, FATE_OPEN);
+		else
+			s->run_sent = true;
+		return rc;
+	}
+	s->run_sent = true;
+	rc = source_hear(s, -1, &f, &payload, e);
+	if (rc == -ECONNREFUSED) /* said only when its VMM can never run: ours may */
+		atomic_store(&s->fate, FATE_OPEN);
+	if (rc < 0)
+		return rc;
+	if (f.type != FRAME_RAN)
+		return out_of_order(&f, "RAN", e);
+	atomic_store(&s->t_run_ns, clock_ns());
+	return 0;
+}
+
 int source_commit(struct source *s, struct err *e)
 {
 	const uint8_t *payload;
 	int open = FATE_OPEN, rc;
-	uint64_t sent_bytes;
 	struct frame f;
 
 	/* It may have said no, or gone, since it said DEVICE_OK. */
@@ -395,23 +441,7 @@ int source_commit(struct source *s, struct err *e)
 		atomic_store(&s->fate, FATE_OPEN);
 		return rc;
 	}
-	sent_bytes = atomic_load(&s->control.bytes_out);
-	rc = tell(s, FRAME_RUN, s->was_running ? FRAME_CONT : 0, NULL, 0, e);
-	if (rc < 0) {
-		/* Not one byte of RUN has left: nobody can act on it. */
-		if (atomic_load(&s->control.bytes_out) == sent_bytes)
-			atomic_store(&s->fate, FATE_OPEN);
-		return rc;
-	}
-	rc = hear(s, -1, &f, &payload, e);
-	if (rc == -ECONNREFUSED) /* said only when its VMM can never run: ours may */
-		atomic_store(&s->fate, FATE_OPEN);
-	if (rc < 0)
-		return rc;
-	if (f.type != FRAME_RAN)
-		return out_of_order(&f, "RAN", e);
-	atomic_store(&s->t_run_ns, clock_ns());
-	return 0;
+	return send_run(s, e);
 }
 
 /* Waits until n marks have been sent, while the destination may complain. */
@@ -432,7 +462,7 @@ static int wait_marks(struct source *s, unsigned int n, struct err *e)
 		if (p[1].revents)
 			return err_set(e, ECANCELED, "cancelled");
 		if (p[2].revents) {
-			int rc = hear(s, ANSWER_TIMEOUT_MS, &f, &payload, e);
+			int rc = source_hear(s, ANSWER_TIMEOUT_MS, &f, &payload, e);
 
 			return rc < 0 ? rc : out_of_order(&f, "nothing", e);
 		}
@@ -466,13 +496,14 @@ int source_end(struct source *s, struct err *e)
 
 	atomic_store(&s->ending, true);
 	ending_put(buf, &m);
-	rc = tell(s, FRAME_END, 0, buf, sizeof(buf), e);
+	rc = source_tell(s, FRAME_END, 0, buf, sizeof(buf), e);
 	if (!rc)
 		rc = expect(s, FRAME_END_OK, -1, &f, &payload, e);
 	if (rc < 0)
 		return rc;
 	snprintf(s->figures, sizeof(s->figures), "%.*s", (int)f.len_bytes, (const char *)payload);
 	atomic_store(&s->t_end_ns, clock_ns());
+	source_tell(s, FRAME_BYE, 0, NULL, 0, &ignored);
 	rc = s->config.hooks.record(s->config.hooks.arg, RECORD_COMPLETED, e);
 	/* It may be gone already, and what it held is not needed any more. */
 	s->config.vmm->ops->quit(s->config.vmm, &ignored);
@@ -530,7 +561,7 @@ static int go_back(struct source *s, struct err *e)
 
 	predict_downtime(s);
 	say_cancel(s, "this was a rehearsal");
-	while (!hear(s, ANSWER_TIMEOUT_MS, &f, &payload, e)) /* until REFUSED: it is dead */
+	while (!source_hear(s, ANSWER_TIMEOUT_MS, &f, &payload, e)) /* until REFUSED: it is dead */
 		;
 	return continue_here(s, e);
 }
@@ -560,35 +591,55 @@ static void hear_last_word(struct source *s, struct err *e)
 		return;
 	s->control.abort_fd = -1;
 	while (!rc)
-		rc = hear(s, LAST_WORD_MS, &f, &payload, &word);
+		rc = source_hear(s, LAST_WORD_MS, &f, &payload, &word);
 	if (rc == -ECONNREFUSED || rc == -EREMOTEIO)
 		*e = word;
 	if (rc == -ECONNREFUSED && atomic_load(&s->stage) == STAGE_RUN)
 		atomic_store(&s->fate, FATE_OPEN); /* as in source_commit() */
 }
 
+/* Behind the commit a broken link is mended, however long that takes: the VM runs there, or may. */
+static int resume(struct source *s, unsigned int *stage, struct err *e)
+{
+	bool ran;
+	int rc;
+
+	do {
+		rc = source_resume(s, &ran, e);
+		if (!rc && ran && !atomic_load(&s->t_run_ns))
+			atomic_store(&s->t_run_ns, clock_ns());
+		else if (!rc && !ran)
+			rc = send_run(s, e);
+	} while (rc < 0 && atomic_load(&s->fate) == FATE_COMMITTED && resume_helps(e));
+	if (rc == -ECONNREFUSED) /* it proved who it is, and that the VM never ran there */
+		atomic_store(&s->fate, FATE_OPEN);
+	*stage = STAGE_POSTCOPY;
+	return rc;
+}
+
 int source_run(struct source *s, struct err *e)
 {
+	unsigned int i = 0;
 	int rc = 0;
 
-	for (unsigned int i = 0; i < (s->config.rehearsal ? STAGE_RUN : STAGE_N) && !rc; i++) {
+	while (i < (s->config.rehearsal ? STAGE_RUN : STAGE_N) && !rc) {
 		atomic_store(&s->stage, i);
 		if (stages[i].source)
 			rc = stages[i].source(s, e);
-	}
-	if (!rc && s->config.rehearsal) {
-		rc = go_back(s, e);
-		source_stop_threads(s);
-		return rc;
-	}
-	if (rc < 0) {
+		i++;
+		if (!rc)
+			continue;
 		/* A thread that failed knows better than the wait that it ended. */
 		if (e->num == ECANCELED)
 			failure_get(&s->failure, e);
 		hear_last_word(s, e);
-		if (atomic_load(&s->fate) != FATE_COMMITTED)
-			roll_back(s, e);
+		if (atomic_load(&s->fate) == FATE_COMMITTED && resume_helps(e))
+			rc = resume(s, &i, e);
 	}
+	if (!rc && s->config.rehearsal)
+		rc = go_back(s, e);
+	else if (rc < 0 && atomic_load(&s->fate) != FATE_COMMITTED)
+		roll_back(s, e);
 	source_stop_threads(s);
 	return rc < 0 ? -e->num : 0;
 }

@@ -36,7 +36,8 @@ struct source_config {
 	struct order_options order;
 	unsigned int nbulk;
 	enum source_break break_what;
-	bool rehearsal; /* every stage up to RUN, and back */
+	int link_timeout_ms; /* silence that means a broken link */
+	bool rehearsal;	     /* every stage up to RUN, and back */
 	struct migrate_hooks hooks;
 };
 
@@ -52,8 +53,12 @@ struct source {
 	_Atomic bool ending; /* all is sent: the destination may close what it does not need */
 	bool was_running;
 	bool stopped;
-	bool left_stopped; /* the roll-back failed: an operator must look */
+	bool left_stopped;     /* the roll-back failed: an operator must look */
+	_Atomic bool resuming; /* the link is broken, the destination is called again */
+	_Atomic unsigned int resumed;
+	bool run_sent; /* at least a byte of it */
 	uint8_t session[WIRE_SESSION_BYTES];
+	uint8_t token[WIRE_SESSION_BYTES]; /* of the destination */
 	uint32_t epoch;
 	struct channel control, urgent, bulk[WIRE_BULK_MAX];
 	uint64_t npages[WIRE_REGIONS_MAX]; /* the shape, for frame_get() */
@@ -98,6 +103,15 @@ void source_stop_threads(struct source *s);
 int source_send_run(struct source *s, struct channel *c, struct order_run run, uint16_t flags,
 		    uint64_t cookie, uint8_t *buf, struct err *e);
 uint8_t *source_alloc_run_buffer(const struct source *s, size_t *ret_len_bytes);
+
+/* For resume.c. source_hear(): the next frame on control; what says no is an error.
+ * source_join(): control's HELLO; source_join_data(): the others', and their threads. */
+int source_hear(struct source *s, int timeout_ms, struct frame *f, const uint8_t **payload,
+		struct err *e);
+int source_tell(struct source *s, enum frame_type type, uint16_t flags, const void *payload,
+		uint32_t len_bytes, struct err *e);
+int source_join(struct source *s, struct channel *c, struct hello *h, struct err *e);
+int source_join_data(struct source *s, struct hello *h, struct err *e);
 
 /* Stage functions, for the table. */
 int source_hello(struct source *s, struct err *e);

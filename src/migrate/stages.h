@@ -45,6 +45,8 @@ struct migrate_hooks {
 	/* Starts the threads of this end (source: urgent and bulk; destination: bulk). After HELLO.
 	 */
 	int (*start_threads)(void *arg, struct err *e);
+	/* Joins them: they have been told to end. */
+	void (*join_threads)(void *arg);
 	/* Returns when it is on file. */
 	int (*record)(void *arg, enum migrate_record what, struct err *e);
 	/* Something an engineer wants in the log. */

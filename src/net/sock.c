@@ -239,3 +239,17 @@ void sock_limit_unsent(int fd, unsigned int bytes)
 {
 	setsockopt(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &bytes, sizeof(bytes));
 }
+
+void sock_watch(int fd, int timeout_ms)
+{
+	unsigned int user_ms = (unsigned int)timeout_ms;
+	int on = 1, nprobes = 3, s = timeout_ms / 1000 / (nprobes + 1);
+
+	s = s < 1 ? 1 : s;
+	/* All fail on unix sockets, whose peer cannot be silent. */
+	setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on));
+	setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &s, sizeof(s));
+	setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &s, sizeof(s));
+	setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &nprobes, sizeof(nprobes));
+	setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &user_ms, sizeof(user_ms));
+}

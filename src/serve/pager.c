@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "migrate/dest.h"
+#include "migrate/resume.h"
 #include "rundir/tombstone.h"
 #include "serve/serve.h"
 #include "serve/worker.h"
@@ -16,6 +17,8 @@
 #include "util/fd.h"
 #include "util/log.h"
 #include "util/util.h"
+
+enum { STAY_TIMES = 6 };
 
 struct incoming {
 	struct worker worker;
@@ -73,6 +76,15 @@ static void note(void *arg, const char *text)
 	log_line("%s", text);
 }
 
+static void join_threads(void *arg)
+{
+	struct incoming *in = arg;
+
+	for (unsigned int i = 0; i < in->nbulk; i++)
+		pthread_join(in->bulk[i], NULL);
+	in->nbulk = 0;
+}
+
 /* One session, with a fault thread of its own. */
 static int run_session(struct incoming *in, struct err *e)
 {
@@ -86,16 +98,17 @@ static int run_session(struct incoming *in, struct err *e)
 	rc = dest_run(d, e);
 	if (rc < 0 && atomic_load(&d->given))
 		return rc; /* half the guest is elsewhere: all threads go on serving what comes */
+	dest_stop_bulk(d);
+	join_threads(in);
 	if (rc < 0 && d->device_begun) {
 		/* Device state was loaded, so this VMM can only run that machine, and must never.
 		 */
 		syscall(SYS_pidfd_send_signal, in->vmm_pidfd, SIGKILL, NULL, 0);
 		fd_wait(in->vmm_pidfd, POLLIN, -1, 10000);
 		dest_refuse(&d->control, e->msg);
+		if (resume_helps(e)) /* it may not have heard that, and have committed */
+			dest_stay_refusing(d, STAY_TIMES * d->config.link_timeout_ms, e->msg);
 	}
-	dest_stop_bulk(d);
-	for (unsigned int i = 0; i < in->nbulk; i++)
-		pthread_join(in->bulk[i], NULL);
 	dest_stop_faults(d);
 	pthread_join(in->fault, NULL);
 	return rc;
@@ -135,11 +148,18 @@ static json_t *status_of(const struct dest *d)
 	const struct umem_counters *c = atomic_load(&d->counting) ? &d->umem.count : &nothing_yet;
 	uint64_t now_ns = clock_ns(), end_ns = atomic_load(&d->t_end_ns);
 	unsigned int stage = atomic_load(&d->stage);
-	bool waiting = !atomic_load(&d->t_hello_ns);
+	const char *status_word = stages[stage].status, *stage_word = stages[stage].name;
+
+	if (!atomic_load(&d->t_hello_ns)) {
+		status_word = "none";
+		stage_word = "waiting";
+	} else if (atomic_load(&d->resuming)) {
+		status_word = "postcopy-paused";
+		stage_word = "reconnect";
+	}
 
 	return json_pack("{s:s, s:s, s:f, s:{s:I, s:I, s:I, s:I, s:I, s:I, s:I}, s:f, s:f, s:f}",
-			 "status", waiting ? "none" : stages[stage].status, "stage",
-			 waiting ? "waiting" : stages[stage].name, "total-time",
+			 "status", status_word, "stage", stage_word, "total-time",
 			 worker_ms(atomic_load(&d->t_hello_ns), end_ns ? end_ns : now_ns), "ram",
 			 "page-size", (json_int_t)d->page_bytes[0], "normal",
 			 (json_int_t)atomic_load(&c->placed_pages), "duplicate",
@@ -209,7 +229,10 @@ int pager_main(int argc, char **argv)
 		config.listen_fd = (int)config_int(in->worker.config, "listen", -1);
 		config.pages_path = config_text(in->worker.config, "pages");
 		config.vmm = &in->worker.vmm;
-		config.hooks = (struct migrate_hooks){ start_threads, record, note, in };
+		config.hooks =
+			(struct migrate_hooks){ start_threads, join_threads, record, note, in };
+		config.link_timeout_ms = (int)config_int(in->worker.config, "link-timeout-ms",
+							 WORKER_LINK_TIMEOUT_MS);
 		config.nregions = (unsigned int)min_u64(json_array_size(regions), WIRE_REGIONS_MAX);
 		for (unsigned int i = 0; i < config.nregions; i++)
 			read_region(json_array_get(regions, i), &config.region[i]);

@@ -52,12 +52,15 @@ static int start_threads(void *arg, struct err *e)
 	return rc;
 }
 
-static void join_threads(struct outgoing *o)
+static void join_threads(void *arg)
 {
+	struct outgoing *o = arg;
+
 	if (o->nthreads)
 		pthread_join(o->urgent, NULL);
 	for (unsigned int i = 0; i + 1 < o->nthreads; i++)
 		pthread_join(o->bulk[i], NULL);
+	o->nthreads = 0;
 }
 
 static int record(void *arg, enum migrate_record what, struct err *e)
@@ -144,8 +147,11 @@ static json_t *status(struct worker *w)
 	const struct source *s = &((struct outgoing *)w->arg)->source;
 	uint64_t now_ns = clock_ns(), end_ns = atomic_load(&s->t_end_ns);
 	unsigned int stage = atomic_load(&s->stage);
-	json_t *o = json_pack("{s:s, s:s, s:f, s:f, s:o}", "status", stages[stage].status, "stage",
-			      stages[stage].name, "total-time",
+	bool resuming = atomic_load(&s->resuming);
+	json_t *o = json_pack("{s:s, s:s, s:i, s:f, s:f, s:o}", "status",
+			      resuming ? "postcopy-recover" : stages[stage].status, "stage",
+			      resuming ? "reconnect" : stages[stage].name, "resumed",
+			      (int)atomic_load(&s->resumed), "total-time",
 			      worker_ms(atomic_load(&s->t_start_ns), end_ns ? end_ns : now_ns),
 			      "downtime",
 			      worker_ms(atomic_load(&s->t_stop_ns), atomic_load(&s->t_run_ns)),
@@ -175,6 +181,8 @@ static int read_config(const struct worker *w, struct source_config *c, struct e
 
 	*c = (struct source_config){ .name = w->name,
 				     .nbulk = (unsigned int)config_int(w->config, "bulk", 1),
+				     .link_timeout_ms = (int)config_int(
+					     w->config, "link-timeout-ms", WORKER_LINK_TIMEOUT_MS),
 				     .rehearsal = config_bool(w->config, "rehearsal") };
 	c->order = (struct order_options){
 		.no_background = config_bool(w->config, "no-background"),
@@ -219,7 +227,8 @@ int source_main(int argc, char **argv)
 		rc = read_config(&o->worker, &config, &e);
 	if (!rc) {
 		config.vmm = &o->worker.vmm;
-		config.hooks = (struct migrate_hooks){ start_threads, record, note, o };
+		config.hooks =
+			(struct migrate_hooks){ start_threads, join_threads, record, note, o };
 		rc = source_init(&o->source, &config, &e);
 	}
 	o->worker.status = status;

@@ -11,7 +11,7 @@
 #include "util/err.h"
 #include "vmm/vmm.h"
 
-enum { WORKER_STATUS_BYTES_MAX = 32768, WORKER_STATUS_MS = 100 };
+enum { WORKER_STATUS_BYTES_MAX = 32768, WORKER_STATUS_MS = 100, WORKER_LINK_TIMEOUT_MS = 10000 };
 
 struct worker {
 	const char *name; /* of the VM */

@@ -42,6 +42,12 @@ void bitmap_fini(struct bitmap *b)
 	*b = (struct bitmap){ 0 };
 }
 
+void bitmap_clear(struct bitmap *b)
+{
+	madvise(b->word, nwords(b->nbits) * 8, MADV_DONTNEED); /* reads as zeros again */
+	madvise(b->summary, nwords(nwords(b->nbits)) * 8, MADV_DONTNEED);
+}
+
 void bitmap_set_range(struct bitmap *b, uint64_t first, uint64_t nbits)
 {
 	uint64_t end = first + nbits;

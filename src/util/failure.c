@@ -29,6 +29,17 @@ void failure_set(struct failure *f, const struct err *e)
 	fd_signal(f->fd);
 }
 
+void failure_clear(struct failure *f)
+{
+	uint64_t count;
+
+	pthread_mutex_lock(&f->lock);
+	f->first.num = 0;
+	while (read(f->fd, &count, sizeof(count)) > 0)
+		;
+	pthread_mutex_unlock(&f->lock);
+}
+
 bool failure_get(struct failure *f, struct err *ret_e)
 {
 	bool failed;

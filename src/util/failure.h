@@ -21,6 +21,9 @@ void failure_fini(struct failure *f);
 /* Keeps the first error, drops later ones. Any thread. */
 void failure_set(struct failure *f, const struct err *e);
 
+/* Nothing has failed, and nobody waits. Beside other threads only if they do not care. */
+void failure_clear(struct failure *f);
+
 /* Whether something failed, and what (ret_e may be NULL). Any thread. */
 bool failure_get(struct failure *f, struct err *ret_e);
 

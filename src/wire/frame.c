@@ -42,6 +42,8 @@ const char *const frame_type_name[FRAME_NTYPES] = {
 	[FRAME_ZERO] = "ZERO",	     [FRAME_MARK] = "MARK",
 	[FRAME_END] = "END",	     [FRAME_END_OK] = "END_OK",
 	[FRAME_FAILED] = "FAILED",   [FRAME_CANCEL] = "CANCEL",
+	[FRAME_RESUME] = "RESUME",   [FRAME_RESUME_OK] = "RESUME_OK",
+	[FRAME_BYE] = "BYE",
 };
 
 /* Which frames speak of pages of a region, and what may follow the header. */

@@ -42,6 +42,9 @@ enum frame_type {
 	FRAME_FAILED,	  /* destination: it owns the VM, and something is wrong (text); never a way
 			     back */
 	FRAME_CANCEL,	  /* source: back, before RUN (text) */
+	FRAME_RESUME,	  /* source: the link broke; what do you lack? Opens this epoch */
+	FRAME_RESUME_OK,  /* destination: those were all. CONT: it has run the VM */
+	FRAME_BYE,	  /* source: has heard END_OK */
 	FRAME_NTYPES
 };
 
@@ -50,7 +53,8 @@ enum frame_flag {
 	FRAME_CONT = 1 << 1,	  /* RUN: the VM ran before it was stopped */
 	FRAME_REHEARSAL = 1 << 2, /* HELLO: RUN will not come */
 	FRAME_REQUESTED = 1 << 3, /* PAGES, ZERO: answers the request of this cookie */
-	FRAME_FLAGS_ALL = (1 << 4) - 1,
+	FRAME_AGAIN = 1 << 4,	  /* HELLO: of a migration whose link broke */
+	FRAME_FLAGS_ALL = (1 << 5) - 1,
 };
 
 struct frame {

@@ -32,7 +32,7 @@ struct hello {
 	uint32_t nbulk;			     /* how many the source will open */
 	uint64_t features;
 	char name[WIRE_NAME_BYTES]; /* of the VM at the sender, for the log */
-	bool rehearsal;		    /* a flag of the frame, not of the payload */
+	bool rehearsal, again;	    /* flags of the frame, not of the payload */
 };
 
 struct advised_region {

@@ -142,6 +142,15 @@ paused() { # SENTENCE
 	! says run/b/log "destination: completed" || fail "it says that it is complete"
 	kill -0 $receiver || fail "the VM was ended"
 }
+# It runs there, and this link is of no use: another one is waited for.
+waits_again() { # SENTENCE
+	receive_guest b
+	play source "$what" "unix:$dir/b.sock"
+	await says run/b/log "$1; waiting for the source to call again" || fail "the log does not say: $1"
+	await status_says b "postcopy-paused" || fail "its status does not say it"
+	! says run/b/log "destination: completed" || fail "it says that it is complete"
+	kill -0 $receiver || fail "the VM was ended"
+}
 status_says() { "$umig" status "$1" | grep -qF -- "$2"; }
 
 completed() { # A PART OF THE FIGURES
@@ -190,6 +199,24 @@ given() { # SENTENCE
 	[ $rc = 1 ] || fail "umig migrate ends with $rc"
 	told "$1" "umig: it was given to unix:$dir/d.sock already. Both hosts keep its memory; nothing was ended."
 	status_says a "  postcopy-paused: " || fail "its status does not say it"
+	is a paused
+	kill -0 "$vm" || fail "the VM was ended"
+}
+
+# It was given away over a link that is of no use: the destination is called again, the VM stays stopped here.
+calls_again() { # SENTENCE; ~PATTERN
+	local vm mover how=-F
+	run_guest a
+	vm=${pids[-1]}
+	start_dest
+	"$umig" migrate -p --bulk 1 a "unix:$dir/d.sock" >"$dir/progress.out" 2>"$dir/migrate.out" &
+	mover=$!
+	pids+=("$mover")
+	[ "${1:0:1}" != '~' ] || how=-E
+	await grep -q $how -- "${1#\~}" "$dir/run/a/log" || fail "the log does not say: $1"
+	await says run/a/log "; calling again" || fail "it does not call again"
+	await status_says a postcopy-recover || fail "its status does not say it"
+	kill -0 "$mover" || fail "umig migrate has ended: $(cat "$dir/migrate.out")"
 	is a paused
 	kill -0 "$vm" || fail "the VM was ended"
 }
@@ -328,19 +355,19 @@ source-run-in-rehearsal)
 source-rehearsal) ended "REFUSED: the source went back: this was a rehearsal" "the source went back: this was a rehearsal" ;;
 source-bulk-sum-in-run) ended "REFUSED: PAGES $sum" "PAGES $sum" ;;
 
-source-ran-urgent-sum | source-ran-bulk-sum | source-ran-bulk-head-sum) paused "PAGES $sum" ;;
-source-ran-urgent-65) paused "$page65" ;;
-source-ran-bulk-beyond) paused "$beyond" ;;
-source-ran-bulk-region) paused "PAGES speaks of region 9 of 1" ;;
-source-ran-request) paused "the source $order REQUEST on a connection for pages" ;;
-source-ran-pages-on-control) paused "the source $order PAGES where END belongs" ;;
-source-ran-run) paused "the source $order RUN where END belongs" ;;
-source-ran-garbage) paused 'the peer is not umig (it says "this is no f")' ;;
-source-end-short) paused "END has 8 bytes where 24 belong" ;;
+source-ran-urgent-sum | source-ran-bulk-sum | source-ran-bulk-head-sum) waits_again "PAGES $sum" ;;
+source-ran-urgent-65) waits_again "$page65" ;;
+source-ran-bulk-beyond) waits_again "$beyond" ;;
+source-ran-bulk-region) waits_again "PAGES speaks of region 9 of 1" ;;
+source-ran-request) waits_again "the source $order REQUEST on a connection for pages" ;;
+source-ran-pages-on-control) waits_again "the source $order PAGES where END belongs" ;;
+source-ran-run) waits_again "the source $order RUN where END belongs" ;;
+source-ran-garbage) waits_again 'the peer is not umig (it says "this is no f")' ;;
+source-end-short) waits_again "END has 8 bytes where 24 belong" ;;
 source-end-sum) paused "MEMORY IS DAMAGED: what was placed is not what was sent (sums " closed ;;
 source-end-early) paused "MEMORY IS NOT COMPLETE: 128 pages of region mem0 never arrived (the first is page 64)" ;;
 source-end-one-less) paused "MEMORY IS NOT COMPLETE: 1 pages of region mem0 never arrived (the first is page 191)" ;;
-source-close-ran) paused "the peer closed the link" closed ;;
+source-close-ran) waits_again "the peer closed the link" ;;
 source-good) completed '"stale-frames":0' ;;
 source-old-epoch) completed '"stale-frames":3' ;;
 source-twice) completed '"stale-frames":0' ;;
@@ -396,15 +423,15 @@ dest-close-connect | dest-close-hello-read | dest-close-hello | dest-close-one-j
 	goes_on "$closed"
 	;;
 
-dest-end-ok-in-run) given "the destination $order END_OK where RAN belongs" ;;
+dest-end-ok-in-run) calls_again "the destination $order END_OK where RAN belongs" ;;
 dest-failed-run) given "at the destination: it fell over" ;;
-dest-close-run-read | dest-close-ran) given "$closed" ;;
-dest-end-ok-early) given "the destination $order END_OK where nothing belongs" ;;
+dest-close-run-read | dest-close-ran) calls_again "$closed" ;;
+dest-end-ok-early) calls_again "the destination $order END_OK where nothing belongs" ;;
 dest-refused-late) given "the destination refuses: changed its mind" ;;
 dest-failed-late) given "at the destination: MEMORY IS EATEN" ;;
-dest-ran-garbage) given 'the peer is not umig (it says "this is no f")' ;;
-dest-ran-request-beyond) given "REQUEST speaks of pages 1099511627776+1 beyond the end of region 0 (2048 pages)" ;;
-dest-ran-request-65) given "REQUEST speaks of 65 pages (1 to 64 are allowed)" ;;
+dest-ran-garbage) calls_again 'the peer is not umig (it says "this is no f")' ;;
+dest-ran-request-beyond) calls_again "REQUEST speaks of pages 1099511627776+1 beyond the end of region 0 (2048 pages)" ;;
+dest-ran-request-65) calls_again "REQUEST speaks of 65 pages (1 to 64 are allowed)" ;;
 dest-end-ok | dest-end-ok-figures | dest-end-ok-and-gone) arrives ;;
 *) fail "there is no case $1" ;;
 esac
