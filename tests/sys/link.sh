@@ -47,13 +47,13 @@ sweep() { # HALF VMM-ARGS...
 		fi
 		[ "$(cuts)" = 0 ] && break
 		kill -9 "${PIDS[@]}" 2>/dev/null
-		wait "${PIDS[@]}" 2>/dev/null
+		{ wait "${PIDS[@]}"; } 2>/dev/null
 		PIDS=()
 		for pid in $(keepers); do kill -9 "$pid" 2>/dev/null; done
 		wait_for 5 no_keepers
 		rm -rf "$T"/a "$T"/b "$T/link" "$T/via"
 		n=$((n + 1))
-	done 2>/dev/null
+	done
 	note "$((n)) cuts: $back taken back, $((on - 1)) resumed"
 	if [ "$back" -lt 15 ] || [ "$on" -lt 5 ]; then fail "too few of a kind"; fi
 }
