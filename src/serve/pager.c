@@ -95,6 +95,7 @@ static int run_session(struct incoming *in, struct err *e)
 	rc = worker_thread(&in->fault, "fault", fault_body, d, e);
 	if (rc < 0)
 		return rc;
+	worker_hurry(in->fault);
 	rc = dest_run(d, e);
 	if (rc < 0 && atomic_load(&d->given))
 		return rc; /* half the guest is elsewhere: all threads go on serving what comes */

@@ -44,6 +44,8 @@ static int start_threads(void *arg, struct err *e)
 	int rc = worker_thread(&o->urgent, "urgent", urgent_body, &o->source, e);
 
 	o->nthreads += !rc;
+	if (!rc)
+		worker_hurry(o->urgent);
 	for (unsigned int i = 0; !rc && i < o->source.config.nbulk; i++) {
 		o->bulk_arg[i] = (struct bulk_arg){ &o->source, i };
 		rc = worker_thread(&o->bulk[i], "bulk", bulk_body, &o->bulk_arg[i], e);

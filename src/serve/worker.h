@@ -57,6 +57,10 @@ bool config_bool(const json_t *config, const char *key);
 int worker_thread(pthread_t *ret_thread, const char *name, void *(*body)(void *), void *arg,
 		  struct err *e);
 
+/* For a thread that vCPUs wait for: it runs before whatever else is ready. Where that is not
+ * allowed, a line in the log, and it goes on as it is. */
+void worker_hurry(pthread_t thread);
+
 /* Milliseconds between two clock_ns(); 0 if one is not set yet. */
 double worker_ms(uint64_t from_ns, uint64_t to_ns);
 

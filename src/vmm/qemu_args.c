@@ -113,14 +113,23 @@ static int make_in_folder(struct args *a, const char *id, const char *dir, uint6
 static int use_file(struct args *a, const char *id, const char *path, uint64_t size_bytes,
 		    struct err *e)
 {
-	autoclose int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+	autoclose int fd = open(path, O_RDWR | O_CLOEXEC);
 	uint32_t page_bytes;
+	bool made = false;
 	int rc;
 
+	if (fd < 0 && errno == ENOENT) {
+		fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
+		made = fd >= 0;
+	}
 	if (fd < 0)
 		return err_set(e, errno, "memory %s: open %s: %s", id, path, strerror(errno));
 	rc = check_fs(id, path, &page_bytes, e);
-	return rc ? rc : adopt(a, id, fd, size_bytes, page_bytes, false, e);
+	if (!rc)
+		rc = adopt(a, id, fd, size_bytes, page_bytes, false, e);
+	if (rc && made)
+		unlink(path);
+	return rc;
 }
 
 static int make_memfd(struct args *a, const char *id, uint64_t size_bytes, uint32_t page_bytes,

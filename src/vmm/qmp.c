@@ -30,6 +30,8 @@ static int read_line(struct vmm *v, uint64_t deadline_ns, char **ret_line, struc
 		if (rc >= 0) {
 			n = recv(v->sock, line + len, room - len, MSG_PEEK);
 			rc = n < 0 ? -errno : n == 0 ? -EPIPE : 0;
+			if (rc == -ECONNRESET) /* it ended without reading all we said */
+				rc = -EPIPE;
 		}
 		if (rc < 0) {
 			free(line);

@@ -64,16 +64,16 @@ case $1 in
 once)
 	pair --mem 64M --threads 4 --pattern random
 	relay 60
-	move a -p vm "$VIA" || fail "it did not move: $(cat "$T/move.err")"
+	move a -p vm "$VIA" || fail "it did not move ($(tr "\n" " " <"$T/relay.out")): $(cat "$T/move.err")"
 	[ "$(cuts)" = 1 ] || fail "nothing was cut"
 	grep -q 'calling again' "$T/a/vm/log" || fail "the source has not called again"
 	arrived
 	;;
 many) # and guests that give memory up meanwhile
-	pair --mem 64M --threads 4 --pattern discard
-	relay 60 15 10
-	move a -p vm "$VIA" || fail "it did not move: $(cat "$T/move.err")"
-	note "$(cuts) cuts"
+	pair --mem 128M --threads 4 --pattern discard
+	relay 400 15 10
+	move a -p vm "$VIA" || fail "it did not move ($(tr "\n" " " <"$T/relay.out")): $(cat "$T/move.err")"
+	note "$(cuts) cuts: $(tr "\n" " " <"$T/relay.out")"
 	[ "$(cuts)" -ge 5 ] || fail "only $(cuts) cuts"
 	arrived
 	;;
