@@ -229,13 +229,15 @@ static int conclude(const struct request *r, const json_t *status, const json_t 
 			report_move(r->name, r->uri, status, rehearsed);
 		return EXIT_DONE;
 	}
+	if (!strcmp(word, "postcopy-paused")) {
+		fprintf(stderr, "umig: %s was given to %s, and its move has not ended: %s\n",
+			r->name, r->uri, *why ? why : word);
+		fprintf(stderr, "umig: both hosts keep what they have of it\n");
+		return EXIT_FAILED;
+	}
 	fprintf(stderr, "umig: %s %s: %s\n", r->name,
 		r->rehearse ? "could not move" : "did not move", *why ? why : word);
-	if (!strcmp(word, "postcopy-paused"))
-		fprintf(stderr,
-			"umig: it was given to %s already. Both hosts keep its memory; nothing was ended.\n",
-			r->uri);
-	else if (!json_is_true(json_object_get(status, "left-stopped")))
+	if (!json_is_true(json_object_get(status, "left-stopped")))
 		fprintf(stderr, "umig: it goes on here, as it was\n");
 	return EXIT_FAILED;
 }

@@ -171,7 +171,7 @@ void worker_hurry(pthread_t thread)
 	struct sched_param p = { .sched_priority = 1 };
 
 	if (pthread_setschedparam(thread, SCHED_RR | SCHED_RESET_ON_FORK, &p))
-		log_line("no real-time priority for the threads that vCPUs wait for: faults take longer when the CPUs are busy");
+		log_line("no real-time priority: faults take longer where the CPUs are busy");
 }
 
 double worker_ms(uint64_t from_ns, uint64_t to_ns)

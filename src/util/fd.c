@@ -168,22 +168,26 @@ ssize_t fd_recv(int sock, void *buf, size_t len_bytes, int *fds, size_t *nfds, i
 	return n;
 }
 
-int fd_wait(int fd, short events, int abort_fd, int timeout_ms)
+int fd_wait_any(struct pollfd *fds, nfds_t nfds, int abort_fd, int timeout_ms)
 {
-	struct pollfd p[2] = { { .fd = fd, .events = events },
-			       { .fd = abort_fd, .events = POLLIN } };
+	struct pollfd p[FD_WAIT_MAX + 1];
 	int n;
 
+	memcpy(p, fds, nfds * sizeof(*fds));
+	p[nfds] = (struct pollfd){ .fd = abort_fd, .events = POLLIN };
 	do {
-		n = poll(p, 2, timeout_ms);
+		n = poll(p, nfds + 1, timeout_ms);
 	} while (n < 0 && errno == EINTR);
-	if (n < 0)
-		return -errno;
-	if (n == 0)
-		return -ETIMEDOUT;
-	if (p[1].revents)
-		return -ECANCELED;
-	return p[0].revents;
+	memcpy(fds, p, nfds * sizeof(*fds));
+	return n < 0 ? -errno : n == 0 ? -ETIMEDOUT : p[nfds].revents ? -ECANCELED : 0;
+}
+
+int fd_wait(int fd, short events, int abort_fd, int timeout_ms)
+{
+	struct pollfd p = { .fd = fd, .events = events };
+	int rc = fd_wait_any(&p, 1, abort_fd, timeout_ms);
+
+	return rc < 0 ? rc : p.revents;
 }
 
 void fd_signal(int event_fd)

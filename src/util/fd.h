@@ -4,6 +4,7 @@
 #define UMIG_UTIL_FD_H
 
 #include <stdbool.h>
+#include <poll.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>
@@ -45,6 +46,11 @@ ssize_t fd_recv(int sock, void *buf, size_t len_bytes, int *fds, size_t *nfds, i
 /* Waits until fd has one of events (poll(2) bits) or abort_fd (may be -1) is readable.
  * timeout_ms < 0: for ever. Returns revents, -ETIMEDOUT, -ECANCELED (abort_fd), or -errno. */
 int fd_wait(int fd, short events, int abort_fd, int timeout_ms);
+
+/* Likewise for up to FD_WAIT_MAX of them, with poll(2)'s array; an fd of -1 is passed over. Returns
+ * 0: their revents are set. */
+enum { FD_WAIT_MAX = 4 };
+int fd_wait_any(struct pollfd *fds, nfds_t nfds, int abort_fd, int timeout_ms);
 
 /* Makes an eventfd readable. It cannot fail in a way that matters: full means readable already. */
 void fd_signal(int event_fd);

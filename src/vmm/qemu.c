@@ -344,9 +344,38 @@ static int qemu_match(const char *here, const char *there, struct err *e)
 
 /* --- run state --- */
 
+/* A migration that failed or was given up, and that QEMU has not finished with: it refuses "cont"
+ * until then. */
+static bool is_saving(struct vmm *v)
+{
+	static const char *const ended[] = { "none", "completed", "failed", "cancelled" };
+	struct err ignored;
+	char word[32];
+
+	if (!query_word(v, "query-status", word, sizeof(word), &ignored) &&
+	    !strcmp(word, "finish-migrate"))
+		return true;
+	if (query_word(v, "query-migrate", word, sizeof(word), &ignored) < 0)
+		return false;
+	for (size_t i = 0; i < ARRAY_SIZE(ended); i++)
+		if (!strcmp(word, ended[i]))
+			return false;
+	return true;
+}
+
 static int qemu_set_running(struct vmm *v, bool run, struct err *e)
 {
-	return qmp_execute(v, run ? "cont" : "stop", NULL, -1, STOP_TIMEOUT_MS, NULL, e);
+	uint64_t deadline_ns = clock_ns() + STOP_TIMEOUT_MS * NS_PER_MS;
+	struct err ignored;
+	int rc;
+
+	for (;;) {
+		rc = qmp_execute(v, run ? "cont" : "stop", NULL, -1, STOP_TIMEOUT_MS, NULL, e);
+		if (!run || rc != -EREMOTEIO || !is_saving(v) || clock_ns() > deadline_ns)
+			return rc;
+		ask(v, "migrate_cancel", NULL, NULL, &ignored);
+		nanosleep(&(struct timespec){ .tv_nsec = NS_PER_MS }, NULL);
+	}
 }
 
 static int qemu_announce(struct vmm *v, struct err *e)
@@ -462,12 +491,12 @@ static int qemu_restore(struct vmm *v, struct err *e)
 	return rc;
 }
 
-static int wait_for(int fd, short events, uint64_t deadline_ns, const struct vmm *v, struct err *e)
+static int wait_for(struct pollfd *p, nfds_t n, uint64_t deadline_ns, struct vmm *v, struct err *e)
 {
 	uint64_t now_ns = clock_ns();
 	int rc = now_ns >= deadline_ns ? -ETIMEDOUT
-				       : fd_wait(fd, events, v->abort_fd,
-						 (int)((deadline_ns - now_ns) / NS_PER_MS + 1));
+				       : fd_wait_any(p, n, v->abort_fd,
+						     (int)((deadline_ns - now_ns) / NS_PER_MS + 1));
 
 	if (rc == -ETIMEDOUT)
 		return err_set(e, ETIMEDOUT, "device state: nothing moves for %d s",
@@ -492,22 +521,38 @@ static int give_socket(struct vmm *v, int *ret_fd, struct err *e)
 	return rc;
 }
 
-/* Everything that QEMU writes, until it closes. */
+/* Passes on a piece. Returns 1, 0 if QEMU has closed its end, or -errno. */
+static int receive_piece(int from, int to, struct err *e)
+{
+	uint8_t piece[PIECE_BYTES];
+	ssize_t n = read(from, piece, sizeof(piece));
+	int rc;
+
+	if (n < 0)
+		return err_set(e, errno, "read device state: %s", strerror(errno));
+	rc = fd_write_all(to, piece, (size_t)n);
+	return rc < 0 ? err_set(e, -rc, "keep device state: %s", strerror(-rc)) : n > 0;
+}
+
+/* Everything that QEMU writes, until it closes, and its answer to "migrate". Either may come first:
+ * its migration thread writes under the lock that its main loop needs for the answer. */
 static int receive_state(struct vmm *v, int from, int to, struct err *e)
 {
 	uint64_t deadline_ns = clock_ns() + STATE_TIMEOUT_MS * NS_PER_MS;
-	uint8_t piece[PIECE_BYTES];
-	ssize_t n = 1;
+	bool open = true, answered = false;
 	int rc = 0;
 
-	while (!rc && n > 0) {
-		rc = wait_for(from, POLLIN, deadline_ns, v, e);
-		if (!rc && (n = read(from, piece, sizeof(piece))) < 0)
-			rc = err_set(e, errno, "read device state: %s", strerror(errno));
-		if (!rc && n > 0 && (rc = fd_write_all(to, piece, (size_t)n)) < 0)
-			err_set(e, -rc, "keep device state: %s", strerror(-rc));
+	while (rc >= 0 && (open || !answered)) {
+		struct pollfd p[] = { { .fd = open ? from : -1, .events = POLLIN },
+				      { .fd = answered ? -1 : v->sock, .events = POLLIN } };
+
+		rc = wait_for(p, ARRAY_SIZE(p), deadline_ns, v, e);
+		if (rc >= 0 && p[1].revents)
+			answered = (rc = qmp_hear(v, "migrate", deadline_ns, NULL, e)) > 0;
+		if (rc >= 0 && p[0].revents)
+			open = (rc = receive_piece(from, to, e)) > 0;
 	}
-	return rc;
+	return rc < 0 ? rc : 0;
 }
 
 /* Until query-migrate says how it ended. */
@@ -550,7 +595,7 @@ static int qemu_save(struct vmm *v, int fd, struct err *e)
 	if (!rc)
 		rc = give_socket(v, &from, e);
 	if (!rc)
-		rc = ask(v, "migrate", json_pack("{s:s}", "uri", "fd:umig"), NULL, e);
+		rc = qmp_send(v, "migrate", json_pack("{s:s}", "uri", "fd:umig"), -1, e);
 	if (!rc)
 		rc = receive_state(v, from, fd, e);
 	return rc ? rc : await_end(v, "save", e);
@@ -571,7 +616,8 @@ static int send_state(struct vmm *v, int from, int to, struct err *e)
 		if (sent < 0 && errno != EAGAIN && errno != EINTR)
 			return err_set(e, errno, "give QEMU its device state: %s", strerror(errno));
 		if (sent < 0) {
-			int rc = wait_for(to, POLLOUT, deadline_ns, v, e);
+			struct pollfd p = { .fd = to, .events = POLLOUT };
+			int rc = wait_for(&p, 1, deadline_ns, v, e);
 
 			if (rc < 0)
 				return rc;

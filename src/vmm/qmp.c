@@ -94,8 +94,7 @@ int qmp_greeting(struct vmm *v, const char *key, int timeout_ms, json_t **ret_va
 	return rc;
 }
 
-static int send_command(struct vmm *v, const char *command, json_t *arguments, int pass_fd,
-			struct err *e)
+int qmp_send(struct vmm *v, const char *command, json_t *arguments, int pass_fd, struct err *e)
 {
 	json_t *o = json_pack("{s:s, s:I}", "execute", command, "id", (json_int_t)++v->last_id);
 	size_t len;
@@ -116,35 +115,39 @@ static int send_command(struct vmm *v, const char *command, json_t *arguments, i
 		     : 0;
 }
 
+int qmp_hear(struct vmm *v, const char *command, uint64_t deadline_ns, json_t **ret_value,
+	     struct err *e)
+{
+	const json_t *value, *error;
+	bool late; /* an event has no id, an answer that nobody waits for any more another one */
+	json_t *o;
+	int rc = read_object(v, deadline_ns, &o, e);
+
+	if (rc < 0)
+		return err_ctx(e, "%s", command);
+	late = json_integer_value(json_object_get(o, "id")) != v->last_id;
+	value = late ? NULL : json_object_get(o, "return");
+	error = late ? NULL : json_object_get(o, "error");
+	if (error) {
+		const char *desc = json_string_value(json_object_get(error, "desc"));
+
+		rc = err_set(e, EREMOTEIO, "%s: %s", command, desc ? desc : "the VMM says no");
+	} else if (value) {
+		rc = 1;
+		if (ret_value)
+			*ret_value = json_incref((json_t *)value);
+	}
+	json_decref(o);
+	return rc;
+}
+
 int qmp_execute(struct vmm *v, const char *command, json_t *arguments, int pass_fd, int timeout_ms,
 		json_t **ret_value, struct err *e)
 {
 	uint64_t deadline_ns = clock_ns() + (uint64_t)timeout_ms * NS_PER_MS;
-	int rc = send_command(v, command, arguments, pass_fd, e);
+	int rc = qmp_send(v, command, arguments, pass_fd, e);
 
-	while (!rc) {
-		const json_t *value, *error;
-		bool late; /* an event has no id, an answer that nobody waits for any more another
-			      one */
-		json_t *o;
-
-		rc = read_object(v, deadline_ns, &o, e);
-		if (rc < 0)
-			return err_ctx(e, "%s", command);
-		late = json_integer_value(json_object_get(o, "id")) != v->last_id;
-		value = late ? NULL : json_object_get(o, "return");
-		error = late ? NULL : json_object_get(o, "error");
-		if (error) {
-			const char *desc = json_string_value(json_object_get(error, "desc"));
-
-			rc = err_set(e, EREMOTEIO, "%s: %s", command,
-				     desc ? desc : "the VMM says no");
-		} else if (value && ret_value) {
-			*ret_value = json_incref((json_t *)value);
-		}
-		json_decref(o);
-		if (value || error)
-			return rc;
-	}
-	return rc;
+	while (!rc)
+		rc = qmp_hear(v, command, deadline_ns, ret_value, e);
+	return rc < 0 ? rc : 0;
 }

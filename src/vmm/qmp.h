@@ -13,6 +13,12 @@
 int qmp_execute(struct vmm *v, const char *command, json_t *arguments, int pass_fd, int timeout_ms,
 		json_t **ret_value, struct err *e);
 
+/* The halves of qmp_execute(), for who must do something else until the answer comes. qmp_hear()
+ * takes one object: 1 the answer, 0 an event, -errno as above. */
+int qmp_send(struct vmm *v, const char *command, json_t *arguments, int pass_fd, struct err *e);
+int qmp_hear(struct vmm *v, const char *command, uint64_t deadline_ns, json_t **ret_value,
+	     struct err *e);
+
 /* Reads the greeting: an object with the member key, whose value the caller gets (ret_value may be
  * NULL). */
 int qmp_greeting(struct vmm *v, const char *key, int timeout_ms, json_t **ret_value, struct err *e);

@@ -170,9 +170,10 @@ start_dest() {
 }
 
 # What stands on stderr: two lines, the first with the reason; one that begins with ~ is a pattern for grep -E.
-told() { # REASON, SECOND LINE
-	local how=-Fx reason="umig: a did not move: $1"
-	[ "${1:0:1}" != '~' ] || how=-Ex reason="umig: a did not move: (${1:1})"
+told() { # WHAT HAPPENED, REASON, SECOND LINE
+	local how=-Fx reason="umig: a $1: $2"
+	[ "${2:0:1}" != '~' ] || how=-Ex reason="umig: a $1: (${2:1})"
+	shift
 	head -1 "$dir/migrate.out" | grep -q $how -- "$reason" || fail "umig migrate does not say: $1"
 	[ "$(tail -n +2 "$dir/migrate.out")" = "$2" ] || fail "umig migrate does not say: $2"
 }
@@ -183,7 +184,7 @@ goes_on() { # SENTENCE, guest's option...
 	start_dest
 	migrate a "unix:$dir/d.sock"
 	[ $rc = 1 ] || fail "umig migrate ends with $rc"
-	told "$1" "umig: it goes on here, as it was"
+	told 'did not move' "$1" "umig: it goes on here, as it was"
 	runs a
 	receive_guest b "${@:2}"
 	good_migration a b
@@ -197,7 +198,7 @@ given() { # SENTENCE
 	start_dest
 	migrate a "unix:$dir/d.sock"
 	[ $rc = 1 ] || fail "umig migrate ends with $rc"
-	told "$1" "umig: it was given to unix:$dir/d.sock already. Both hosts keep its memory; nothing was ended."
+	told "was given to unix:$dir/d.sock, and its move has not ended" "$1" "umig: both hosts keep what they have of it"
 	status_says a "  postcopy-paused: " || fail "its status does not say it"
 	is a paused
 	kill -0 "$vm" || fail "the VM was ended"
