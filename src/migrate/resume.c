@@ -107,7 +107,7 @@ static int try_again(struct source *s, bool *ret_ran, struct err *e)
 		return not_there(e);
 	s->epoch++;
 	rc = source_tell(s, FRAME_RESUME, 0, NULL, 0, e);
-	if (!rc)
+	if (!rc || e->num == EPIPE) /* it may have refused and gone before it read RESUME */
 		rc = hear_missing(s, ret_ran, e);
 	if (rc < 0)
 		return rc;
@@ -309,21 +309,42 @@ int dest_resume(struct dest *d, int timeout_ms, struct err *e)
 	return rc;
 }
 
+/* HELLO_OK with the token proves who says it. 0 once the source has answered, which it does with
+ * CANCEL as it goes on there. */
+static int refuse_resume(struct dest *d, struct channel *c, const char *why)
+{
+	const uint8_t *payload;
+	struct err ignored;
+	struct frame f;
+	int rc = dest_seat(d, &d->control, c, &ignored);
+
+	if (!rc)
+		rc = dest_expect(d, FRAME_RESUME, &f, &payload, &ignored);
+	if (rc < 0)
+		return rc;
+	dest_refuse(&d->control, why);
+	rc = dest_expect(d, FRAME_CANCEL, &f, &payload, &ignored);
+	return rc == -ESHUTDOWN ? 0 : rc;
+}
+
 void dest_stay_refusing(struct dest *d, int timeout_ms, const char *why)
 {
-	struct channel c = { .fd = -1 };
+	uint64_t deadline_ns = clock_ns() + (uint64_t)timeout_ms * NS_PER_MS;
 	char text[512];
-	struct err ignored;
+	int rc;
 
 	snprintf(text, sizeof(text), "%.400s; its VMM is dead, which the source is told if it asks",
 		 why);
 	d->config.hooks.note(d->config.hooks.arg, text);
-	channel_fini(&d->control);
-	failure_clear(&d->failure);
-	if (await_source(d, &c, clock_ns() + (uint64_t)timeout_ms * NS_PER_MS, &ignored) < 0)
-		return;
-	/* HELLO_OK with the token proves who says it. */
-	if (!dest_seat(d, &d->control, &c, &ignored))
-		dest_refuse(&d->control, why);
-	channel_fini(&c);
+	do { /* until it has heard: a call that breaks off is followed by another */
+		struct channel c = { .fd = -1 };
+		struct err ignored;
+
+		channel_fini(&d->control);
+		failure_clear(&d->failure);
+		if (await_source(d, &c, deadline_ns, &ignored) < 0)
+			return;
+		rc = refuse_resume(d, &c, why);
+		channel_fini(&c);
+	} while (rc < 0);
 }

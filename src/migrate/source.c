@@ -147,7 +147,7 @@ static int join(struct source *s, struct channel *c, uint32_t payload_max_bytes,
 	rc = channel_recv(c, CHANNEL_WAIT, ANSWER_TIMEOUT_MS, &f, &payload, e);
 	if (rc < 0)
 		return rc;
-	if (!h->again)
+	if (!atomic_load(&s->has_predicted)) /* from then on whoever shows progress reads it */
 		s->predicted.rtt_ns = min_u64(s->predicted.rtt_ns, clock_ns() - asked_ns);
 	rc = check_no(&f, payload, e);
 	if (!rc && f.type != FRAME_HELLO_OK)
