@@ -25,6 +25,8 @@
 
 enum { STOP_TIMEOUT_MS = 2000, TRACER_TIMEOUT_MS = 2000, REMOTE_FDS_MAX = 16 };
 
+#define UFFD_LINK "anon_inode:[userfaultfd]"
+
 /* What the child tells its parent. */
 struct result {
 	int rc; /* 0 or -errno */
@@ -316,6 +318,39 @@ int attach_create_uffd(pid_t pid, uint64_t features, int *ret_uffd, int *ret_rem
 	return 0;
 }
 
+static bool is_uffd(pid_t pid, int fd)
+{
+	char path[64], where[64];
+	ssize_t n;
+
+	snprintf(path, sizeof(path), "/proc/%d/fd/%d", (int)pid, fd);
+	n = readlink(path, where, sizeof(where) - 1);
+	where[n < 0 ? 0 : n] = '\0';
+	return !strcmp(where, UFFD_LINK);
+}
+
+int attach_fetch_uffd(pid_t pid, int remote_fd, int *ret_uffd, int *ret_remote_fd, struct err *e)
+{
+	autoclose int pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
+	int uffd;
+
+	if (pidfd < 0)
+		return err_set(e, errno, "attach to process %d: %s", (int)pid, strerror(errno));
+	if (remote_fd < 0 || !is_uffd(pid, remote_fd))
+		remote_fd = find_remote_fd(pid, UFFD_LINK);
+	if (remote_fd < 0)
+		return err_set(e, ENOENT, "process %d has no userfaultfd", (int)pid);
+	uffd = (int)syscall(SYS_pidfd_getfd, pidfd, remote_fd, 0);
+	if (uffd < 0)
+		return err_set(e, errno, "fetch the userfaultfd of process %d: %s", (int)pid,
+			       strerror(errno));
+	/* -EINVAL: the handshake is done. Who made it may have died before. */
+	uffd_api(uffd, UFFD_FEATURES_SERVE);
+	*ret_uffd = uffd;
+	*ret_remote_fd = remote_fd;
+	return 0;
+}
+
 int attach_close(pid_t pid, int remote_fd, struct err *e)
 {
 	struct job job = { .pid = pid, .what = JOB_CLOSE, .nfds = 1, .fd = { remote_fd } };
@@ -367,4 +402,15 @@ int attach_try(struct err *e)
 	kill(child, SIGKILL);
 	waitpid(child, NULL, 0);
 	return rc;
+}
+
+int attach_try_poison(struct err *e)
+{
+	autoclose int fd = uffd_create();
+
+	if (fd >= 0 && uffd_api(fd, UFFD_FEATURE_POISON) < 0)
+		return err_set(
+			e, EOPNOTSUPP,
+			"--on-loss poison: this kernel cannot poison pages (Linux 6.6 or newer can)");
+	return 0;
 }

@@ -19,6 +19,11 @@
 int attach_create_uffd(pid_t pid, uint64_t features, int *ret_uffd, int *ret_remote_fd,
 		       struct err *e);
 
+/* Fetches one that is there already: number remote_fd inside pid if that is one (-1: not known),
+ * else the first that pid has. Needs no stop of pid, so it works while pages are missing. -ENOENT:
+ * none. */
+int attach_fetch_uffd(pid_t pid, int remote_fd, int *ret_uffd, int *ret_remote_fd, struct err *e);
+
 /* Makes every fd that pid has on this file close in the programs that pid starts. */
 int attach_set_cloexec(pid_t pid, uint64_t dev, uint64_t ino, struct err *e);
 
@@ -30,5 +35,8 @@ int attach_close(pid_t pid, int remote_fd, struct err *e);
  * process be attached to (one of our own)? -EPERM: no right; others: the kernel cannot. */
 int attach_try_right(struct err *e);
 int attach_try(struct err *e);
+
+/* Can this kernel poison pages? -EOPNOTSUPP. */
+int attach_try_poison(struct err *e);
 
 #endif

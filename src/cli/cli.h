@@ -27,6 +27,8 @@ int cli_migrate(int argc, char **argv);
 int cli_list(int argc, char **argv);
 int cli_status(int argc, char **argv);
 int cli_cancel(int argc, char **argv);
+int cli_recover(int argc, char **argv);
+int cli_resolve(int argc, char **argv);
 int cli_doctor(int argc, char **argv);
 int cli_version(int argc, char **argv);
 int cli_help(int argc, char **argv);

@@ -16,6 +16,29 @@
 #include "rundir/tombstone.h"
 #include "util/fd.h"
 #include "util/proc.h"
+#include "util/util.h"
+
+enum { ON_LOSS_MS = 60000 };
+
+static int parse_loss(struct launch *l, const char *text)
+{
+	static const char *const words[] = { "stall", "kill", "poison" };
+	size_t len = strcspn(text, ":");
+	char *end;
+	double s;
+
+	l->on_loss = NULL;
+	for (size_t i = 0; i < ARRAY_SIZE(words); i++)
+		if (len == strlen(words[i]) && !strncmp(text, words[i], len))
+			l->on_loss = words[i];
+	if (!l->on_loss || !text[len])
+		return l->on_loss ? 0 : -EINVAL;
+	s = strtod(text + len + 1, &end);
+	if (*end || end == text + len + 1 || !(s >= 0 && s <= 1e6) || !strcmp(l->on_loss, "stall"))
+		return -EINVAL;
+	l->on_loss_ms = (int)(s * 1000);
+	return 0;
+}
 
 int launch_parse(struct launch *l, bool with_uri, int argc, char **argv)
 {
@@ -23,11 +46,14 @@ int launch_parse(struct launch *l, bool with_uri, int argc, char **argv)
 						 { "mem", required_argument, NULL, 'm' },
 						 { "insecure", no_argument, NULL, 'i' },
 						 { "link-timeout", required_argument, NULL, 't' },
+						 { "on-loss", required_argument, NULL, 'l' },
 						 { NULL, 0, NULL, 0 } };
 	const char *verb = argv[0];
 	int opt;
 
 	l->link_timeout_ms = CLI_LINK_TIMEOUT_MS;
+	l->on_loss = "stall";
+	l->on_loss_ms = ON_LOSS_MS;
 	while ((opt = getopt_long(argc, argv, "+", options, NULL)) != -1) {
 		if (opt == 'a')
 			l->again = true;
@@ -36,6 +62,12 @@ int launch_parse(struct launch *l, bool with_uri, int argc, char **argv)
 		else if (opt == 't' && with_uri) {
 			if (cli_link_timeout(optarg, &l->link_timeout_ms) < 0)
 				return cli_usage(verb, CLI_LINK_TIMEOUT_WRONG, optarg);
+		} else if (opt == 'l' && with_uri) {
+			if (parse_loss(l, optarg) < 0)
+				return cli_usage(
+					verb,
+					"--on-loss %s: stall, kill[:SECONDS] and poison[:SECONDS] can be said",
+					optarg);
 		} else if (opt == 'i' && with_uri)
 			l->insecure = true;
 		else

@@ -13,6 +13,8 @@ struct launch {
 	const char *name;
 	bool again, insecure;
 	int link_timeout_ms;
+	const char *on_loss; /* "stall", "kill", "poison" */
+	int on_loss_ms;
 	const char *uri; /* where it waits; NULL: it does not */
 	char **argv;	 /* PROGRAM and its arguments, NULL-terminated */
 	struct vmm_launch vmm;

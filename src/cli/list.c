@@ -3,8 +3,10 @@
 #include <stdio.h>
 
 #include "cli/cli.h"
+#include "cli/mend.h"
 #include "cli/progress.h"
 #include "rundir/ctl.h"
+#include "rundir/statefile.h"
 #include "rundir/vmfile.h"
 
 struct row {
@@ -19,7 +21,7 @@ static json_t *ask_keeper(const char *name)
 	struct err e;
 
 	if (!ctl_open(&c, name, &e)) {
-		if (ctl_execute(&c, "query-migrate", &status, &e) < 0)
+		if (ctl_execute(&c, "query-migrate", NULL, &status, &e) < 0)
 			status = NULL;
 		ctl_close(&c);
 	}
@@ -48,18 +50,15 @@ static void fill_moving(struct row *r, const json_t *status, double all_bytes)
 
 static void fill_ended(struct row *r, const char *name)
 {
+	struct move_state s;
 	struct err e;
-	json_t *o;
 
 	snprintf(r->state, sizeof(r->state), "ended");
 	snprintf(r->pid, sizeof(r->pid), "-");
 	snprintf(r->here, sizeof(r->here), "-");
-	if (rundir_read(name, "state.json", &o, &e) < 0)
-		return;
-	if (!strcmp(progress_text(o, "role"), "source") &&
-	    !strcmp(progress_text(o, "record"), "completed"))
-		snprintf(r->state, sizeof(r->state), "left for %s", progress_text(o, "peer"));
-	json_decref(o);
+	if (statefile_load(name, &s, &e) == 0 && s.outgoing && s.record == MOVE_COMPLETED)
+		snprintf(r->state, sizeof(r->state), "left for %s", s.peer);
+	statefile_free(&s);
 }
 
 static void fill(struct row *r, const struct vm_record *vm)
@@ -79,6 +78,8 @@ static void fill(struct row *r, const struct vm_record *vm)
 		fill_ended(r, vm->name);
 	if (status)
 		fill_moving(r, status, bytes);
+	else if (mend_needed(vm->name))
+		snprintf(r->state, sizeof(r->state), "nobody keeps it: umig recover %s", vm->name);
 	json_decref(status);
 }
 

@@ -26,7 +26,10 @@ const struct verb verbs[] = {
 	  "  --insecure   also where others could listen in or send: anything but loopback and unix sockets\n"
 	  "  --link-timeout SECONDS\n"
 	  "               silence for which a link is taken to be broken (default 10)\n"
-	  "  --mem SIZE   as for 'run'\n" },
+	  "  --mem SIZE   as for 'run'\n"
+	  "  --on-loss stall|kill[:SECONDS]|poison[:SECONDS]\n"
+	  "               what becomes of a CPU that waits for a page while the source is gone: it waits (stall, the\n"
+	  "               default); or behind SECONDS (default 60) the VM is killed, or it gets a machine check\n" },
 	{ "migrate", cli_migrate, "-p [OPTION]... NAME URI [FORWARD [BACKWARD]]",
 	  "move a VM to where 'receive' waits",
 	  "Shows how far it is until the destination has confirmed that every page is accounted for: only then is the\n"
@@ -49,6 +52,20 @@ const struct verb verbs[] = {
 	{ "status", cli_status, "[--json] NAME", "how far a VM's migration is",
 	  "  --json   what query-migrate answers\n" },
 	{ "cancel", cli_cancel, "NAME", "take a migration back, as long as the VM is here", "" },
+	{ "recover", cli_recover, "[--upgrade] [--insecure] NAME [URI]",
+	  "mend a move that is broken",
+	  "Starts umig's processes again where they have died or hang, and calls (or waits for) the other host again at\n"
+	  "once. Broken links are mended without it. Nothing that has arrived is sent again.\n\n"
+	  "  URI          at the source: call there from now on; at the destination: wait there\n"
+	  "  --insecure   also where others could listen in or send\n"
+	  "  --upgrade    replaces the processes that serve it now by those of this umig; the VM goes on\n" },
+	{ "resolve", cli_resolve, "--run-here --peer-fenced | --give-up NAME",
+	  "end a move whose other host is gone for good",
+	  "Only an operator can know that. Refused where it could make two VMs of one, and while the link is up.\n\n"
+	  "  --run-here      the VM goes on here: at the source, if it was not seen to run at the destination; at the\n"
+	  "                  destination, if nothing of its memory is missing\n"
+	  "  --peer-fenced   the other host is switched off, or cut off from disks and networks for good\n"
+	  "  --give-up       the VM is ended here, and what this host has of its memory is freed\n" },
 	{ "doctor", cli_doctor, "[QEMU]", "does this host have what umig needs?",
 	  "Tries everything that a move needs, and says the command that mends what is wrong. QEMU: the program to try\n"
 	  "(default: qemu-system-ARCH of this machine). Exit status 0 if VMs can be moved here.\n" },

@@ -1,22 +1,17 @@
 /* SPDX-License-Identifier: MIT */
 #include <getopt.h>
 #include <jansson.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <unistd.h>
 
 #include "cli/cli.h"
+#include "cli/follow.h"
+#include "cli/mend.h"
 #include "cli/progress.h"
 #include "cli/report.h"
 #include "net/uri.h"
-#include "rundir/ctl.h"
-#include "rundir/rundir.h"
+#include "rundir/statefile.h"
 #include "serve/serve.h"
-#include "util/clock.h"
-#include "util/util.h"
-
-enum { SHOW_MS_TERMINAL = 100, SHOW_MS_FILE = 1000 };
 
 struct request {
 	const char *name, *uri, *break_what;
@@ -24,14 +19,6 @@ struct request {
 	long forward, backward, bulk;
 	int link_timeout_ms;
 };
-
-static volatile sig_atomic_t interrupted;
-
-static void on_interrupt(int sig)
-{
-	(void)sig;
-	interrupted = 1;
-}
 
 static int parse_pages(const char *text, const char *what, long *ret_n)
 {
@@ -147,72 +134,15 @@ static int start(const struct request *r, struct err *e)
 /* What the last rehearsal of this VM has predicted, or NULL. */
 static json_t *read_rehearsal(const struct request *r)
 {
-	json_t *state, *last, *predicted = NULL;
+	json_t *predicted = NULL;
+	struct move_state s;
 	struct err ignored;
 
-	if (rundir_read(r->name, "state.json", &state, &ignored) < 0)
-		return NULL;
-	last = json_object_get(state, "migration");
-	if (!strcmp(progress_text(last, "status"), "rehearsed"))
-		predicted = json_incref(json_object_get(last, "predicted"));
-	json_decref(state);
+	if (statefile_load(r->name, &s, &ignored) == 0 &&
+	    !strcmp(progress_text(s.migration, "status"), "rehearsed"))
+		predicted = json_incref(json_object_get(s.migration, "predicted"));
+	statefile_free(&s);
 	return predicted;
-}
-
-/* Its last word, from the keeper or from what it left on file. */
-static int read_end(const char *name, json_t **ret_status, struct err *e)
-{
-	json_t *state;
-	int rc = rundir_read(name, "state.json", &state, e);
-
-	if (rc < 0)
-		return rc;
-	*ret_status = json_incref(json_object_get(state, "migration"));
-	json_decref(state);
-	return *ret_status ? 0
-			   : err_set(e, ECHILD, "umig-keeper of %s has gone: see its log", name);
-}
-
-/* Until the final status; -EINTR on Ctrl-C. */
-static int follow(struct ctl *c, const struct request *r, json_t **ret_status, struct err *e)
-{
-	int every_ms = isatty(STDOUT_FILENO) && !r->as_json ? SHOW_MS_TERMINAL : SHOW_MS_FILE;
-	uint64_t shown_ns = clock_ns();
-
-	for (;;) {
-		json_t *o, *status;
-		int rc;
-
-		rc = ctl_next(c, every_ms, &o, e);
-		if (interrupted)
-			return -EINTR;
-		if (rc == -ETIMEDOUT) {
-			rc = ctl_execute(c, "query-migrate", &status, e);
-			if (rc == -EPIPE)
-				return read_end(r->name, ret_status, e);
-			if (rc < 0)
-				return rc;
-		} else if (rc == -EPIPE) {
-			return read_end(r->name, ret_status, e);
-		} else if (rc < 0) {
-			return rc;
-		} else {
-			status = json_incref(json_object_get(o, "data"));
-			json_decref(o);
-		}
-		if (json_is_true(json_object_get(status, "final"))) {
-			*ret_status = status;
-			return 0;
-		}
-		if (status && clock_ns() - shown_ns >= (uint64_t)every_ms * NS_PER_MS) {
-			if (r->as_json)
-				progress_json(status);
-			else
-				progress_show(r->name, status);
-			shown_ns = clock_ns();
-		}
-		json_decref(status);
-	}
 }
 
 static int conclude(const struct request *r, const json_t *status, const json_t *rehearsed)
@@ -232,19 +162,19 @@ static int conclude(const struct request *r, const json_t *status, const json_t 
 	if (!strcmp(word, "postcopy-paused")) {
 		fprintf(stderr, "umig: %s was given to %s, and its move has not ended: %s\n",
 			r->name, r->uri, *why ? why : word);
-		fprintf(stderr, "umig: both hosts keep what they have of it\n");
+		fprintf(stderr,
+			"umig: both hosts keep what they have of it. 'umig recover %s' tries again, 'umig resolve %s' ends it\n",
+			r->name, r->name);
 		return EXIT_FAILED;
 	}
 	fprintf(stderr, "umig: %s %s: %s\n", r->name,
 		r->rehearse ? "could not move" : "did not move", *why ? why : word);
-	if (!json_is_true(json_object_get(status, "left-stopped")))
-		fprintf(stderr, "umig: it goes on here, as it was\n");
+	report_where_it_is(r->name, status);
 	return EXIT_FAILED;
 }
 
 int cli_migrate(int argc, char **argv)
 {
-	static struct ctl c;
 	struct err e = ERR_INIT;
 	struct request r;
 	struct uri uri;
@@ -258,6 +188,8 @@ int cli_migrate(int argc, char **argv)
 		rc = cli_check_network(&uri, false, r.insecure, &e);
 	rehearsed = read_rehearsal(&r);
 	if (!rc)
+		rc = mend_first(r.name, &e);
+	if (!rc)
 		rc = start(&r, &e);
 	if (rc < 0)
 		return cli_fail(&e);
@@ -266,14 +198,7 @@ int cli_migrate(int argc, char **argv)
 		       r.name);
 		return EXIT_DONE;
 	}
-	sigaction(SIGINT, &(struct sigaction){ .sa_handler = on_interrupt }, NULL);
-	rc = ctl_open(&c, r.name, &e);
-	if (!rc)
-		rc = follow(&c, &r, &status, &e);
-	else if (rc == -ENOENT || rc == -EPIPE)
-		rc = read_end(r.name, &status, &e); /* it was quicker than we */
-	if (!r.as_json)
-		progress_done();
+	rc = follow(r.name, r.as_json, &status, &e);
 	if (rc == -EINTR) {
 		fprintf(stderr,
 			"umig: %s goes on moving: 'umig status %s' shows how far, 'umig cancel %s' takes it back\n",

@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <unistd.h>
 
+#include "attach/attach.h"
 #include "cli/cli.h"
 #include "cli/launch.h"
 #include "net/sock.h"
@@ -18,6 +19,8 @@ static int receive(struct launch *l, struct err *e)
 	int listen_fd, rc;
 
 	rc = uri_parse(&uri, l->uri, e);
+	if (!rc && !strcmp(l->on_loss, "poison"))
+		rc = attach_try_poison(e);
 	if (!rc)
 		rc = cli_check_network(&uri, true, l->insecure, e);
 	if (!rc)
@@ -28,8 +31,9 @@ static int receive(struct launch *l, struct err *e)
 	l->uri = where;
 	rc = launch_prepare(l, e);
 	if (!rc) {
-		config = json_pack("{s:s, s:s, s:i}", "role", "destination", "uri", where,
-				   "link-timeout-ms", l->link_timeout_ms);
+		config = json_pack("{s:s, s:s, s:i, s:s, s:i}", "role", "destination", "uri", where,
+				   "link-timeout-ms", l->link_timeout_ms, "on-loss", l->on_loss,
+				   "on-loss-ms", l->on_loss_ms);
 		rc = keeper_start(l->name, config, listen_fd, e);
 		json_decref(config);
 		if (rc < 0)

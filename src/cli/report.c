@@ -39,6 +39,27 @@ static void row(const char *what, const char *predicted, const char *actual, con
 	       note);
 }
 
+static void count(const char *what, double n, const char *note)
+{
+	char text[32];
+
+	if (n <= 0)
+		return;
+	snprintf(text, sizeof(text), "%.0f", n);
+	row(what, "", text, note);
+}
+
+/* What broke on the way and was mended: nothing of it is a loss. */
+static void mended(const json_t *status, const json_t *there)
+{
+	count("link made again", progress_number(status, "resumed"), "times");
+	count("bad checksums",
+	      progress_number(status, "checksum-failures") +
+		      progress_number(there, "checksum-failures"),
+	      "what they held was asked for again");
+	count("pager replaced", progress_number(there, "takeovers"), "times");
+}
+
 void report_move(const char *name, const char *uri, const json_t *status, const json_t *rehearsed)
 {
 	const json_t *ram = json_object_get(status, "ram"),
@@ -48,10 +69,15 @@ void report_move(const char *name, const char *uri, const json_t *status, const 
 	       total_ms = progress_number(status, "total-time"),
 	       requests = progress_number(there, "requests"),
 	       urgent = progress_number(ram, "urgent-pages"),
-	       removed = progress_number(there, "removed-pages");
+	       removed = progress_number(there, "removed-pages"),
+	       lost = progress_number(there, "lost-pages");
 	char a[32], b[32], note[96];
 
-	printf("%s runs at %s; every page is accounted for\n\n", name, uri);
+	if (lost > 0)
+		printf("%s runs at %s; %.0f PAGES OF ITS MEMORY ARE LOST: they were poisoned there\n\n",
+		       name, uri, lost);
+	else
+		printf("%s runs at %s; every page is accounted for\n\n", name, uri);
 	row("", "predicted", "actual", "");
 	row("downtime", ms(progress_number(rehearsed, "downtime"), a),
 	    ms(progress_number(status, "downtime"), b),
@@ -74,10 +100,19 @@ void report_move(const char *name, const char *uri, const json_t *status, const 
 		row("blocked", "", ms(progress_number(there, "blocktime-ms"), b),
 		    "vCPU time spent waiting for these");
 	}
+	mended(status, there);
 	if (removed > 0) {
 		snprintf(b, sizeof(b), "%.0f", removed);
 		row("given up", "", b, "pages, by the guest, before they arrived");
 	}
+}
+
+void report_where_it_is(const char *name, const json_t *status)
+{
+	if (json_is_true(json_object_get(status, "vmm-gone")))
+		fprintf(stderr, "umig: its process has ended, and %s with it\n", name);
+	else if (!json_is_true(json_object_get(status, "left-stopped")))
+		fprintf(stderr, "umig: it goes on here, as it was\n");
 }
 
 void report_rehearsal(const char *name, const char *uri, const json_t *status)

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+#include <errno.h>
 #include <getopt.h>
 #include <jansson.h>
 #include <stdio.h>
@@ -6,9 +7,10 @@
 #include <unistd.h>
 
 #include "cli/cli.h"
+#include "cli/mend.h"
 #include "cli/progress.h"
 #include "cli/report.h"
-#include "rundir/ctl.h"
+#include "rundir/statefile.h"
 #include "rundir/vmfile.h"
 
 /* What is under way; else how the last move ended; else nothing. */
@@ -16,21 +18,19 @@ static int find_status(const char *name, json_t **ret_status, char *peer, size_t
 		       struct err *e)
 {
 	static struct ctl c;
-	json_t *state;
-	int rc = ctl_open(&c, name, e);
+	struct move_state s;
+	int rc = mend_and_open(&c, name, ret_status, e);
 
 	*peer = '\0';
-	if (!rc) {
-		rc = ctl_execute(&c, "query-migrate", ret_status, e);
+	if (!rc)
 		ctl_close(&c);
+	if (!rc || (rc < 0 && rc != -ENOENT))
 		return rc;
-	}
-	*ret_status = NULL;
-	if (!rundir_read(name, "state.json", &state, e)) {
-		*ret_status = json_incref(json_object_get(state, "migration"));
-		snprintf(peer, room, "%s", progress_text(state, "peer"));
-		json_decref(state);
-	}
+	if (rc == -ENOENT)
+		*ret_status = NULL;
+	if (statefile_load(name, &s, e) == 0)
+		snprintf(peer, room, "%s", s.peer);
+	statefile_free(&s);
 	if (!*ret_status)
 		*ret_status = json_pack("{s:s}", "status", "none");
 	return 0;

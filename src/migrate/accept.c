@@ -5,14 +5,24 @@
 #include "migrate/dest.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <stdio.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 #include "net/sock.h"
+#include "util/clock.h"
 #include "util/fd.h"
+#include "util/util.h"
 
-enum { HELLO_TIMEOUT_MS = 10000, TURN_AWAY_MS = 200, CONTROL_PAYLOAD_BYTES = FRAME_RUN_BYTES };
+enum {
+	HELLO_TIMEOUT_MS = 10000,
+	HELLO_AGAIN_TIMEOUT_MS =
+		1000, /* one that says nothing is not let stand before the source */
+	TURN_AWAY_MS = 200,
+	CONTROL_PAYLOAD_BYTES = FRAME_RUN_BYTES
+};
 
 void dest_say_why(struct channel *c, enum frame_type type, const char *why)
 {
@@ -28,16 +38,38 @@ void dest_refuse(struct channel *c, const char *why)
 	dest_say_why(c, FRAME_REFUSED, why);
 }
 
+/* Where dest_listen() wants it. The number stays: who restarts us knows it. */
+static void move_listener(struct dest *d)
+{
+	uint64_t count;
+
+	pthread_mutex_lock(&d->listen_lock);
+	if (read(d->nudge_fd, &count, sizeof(count)) > 0 && d->new_listen_fd >= 0)
+		dup3(d->new_listen_fd, d->config.listen_fd, O_CLOEXEC);
+	fd_close(&d->new_listen_fd);
+	pthread_mutex_unlock(&d->listen_lock);
+}
+
 /* Until somebody calls. A source that has gone meanwhile is not waited for. */
 static int wait_connection(struct dest *d, int timeout_ms, struct err *e)
 {
-	struct pollfd p[3] = { { .fd = d->config.listen_fd, .events = POLLIN },
-			       { .fd = d->failure.fd, .events = POLLIN },
-			       { .fd = d->control.fd, .events = POLLRDHUP } };
+	uint64_t deadline_ns = clock_ns() + (uint64_t)(timeout_ms < 0 ? 0 : timeout_ms) * NS_PER_MS;
+	struct pollfd p[] = { { .fd = d->config.listen_fd, .events = POLLIN },
+			      { .fd = d->failure.fd, .events = POLLIN },
+			      { .fd = d->control.fd, .events = POLLRDHUP },
+			      { .fd = d->nudge_fd, .events = POLLIN } };
 	int n;
 
 	do {
-		n = poll(p, 3, timeout_ms);
+		uint64_t now_ns = clock_ns();
+		int left_ms = (int)((deadline_ns - min_u64(now_ns, deadline_ns)) / NS_PER_MS);
+
+		n = poll(p, ARRAY_SIZE(p), timeout_ms < 0 ? -1 : left_ms);
+		if (n > 0 && p[3].revents) {
+			move_listener(d);
+			n = -1;
+			errno = EINTR;
+		}
 	} while (n < 0 && errno == EINTR);
 	if (n == 0)
 		return err_set(e, ETIMEDOUT, "the source has not opened all its connections");
@@ -68,7 +100,10 @@ int dest_accept_hello(struct dest *d, struct channel *c, struct hello *h, int ti
 		sock_watch(fd, d->config.link_timeout_ms);
 		rc = channel_init(c, fd, d->failure.fd, CONTROL_PAYLOAD_BYTES, e);
 		if (!rc)
-			rc = channel_recv(c, CHANNEL_WAIT, HELLO_TIMEOUT_MS, &f, &payload, e);
+			rc = channel_recv(c, CHANNEL_WAIT,
+					  atomic_load(&d->resuming) ? HELLO_AGAIN_TIMEOUT_MS
+								    : HELLO_TIMEOUT_MS,
+					  &f, &payload, e);
 		if (rc > 0 && f.type != FRAME_HELLO)
 			rc = err_set(e, EPROTO, "the peer breaks the order: %s where HELLO belongs",
 				     frame_type_name[f.type]);
@@ -90,7 +125,9 @@ int dest_accept_hello(struct dest *d, struct channel *c, struct hello *h, int ti
 
 static int greet(struct dest *d, struct channel *c, struct err *e)
 {
-	struct frame f = { .type = FRAME_HELLO_OK, .len_bytes = HELLO_BYTES };
+	struct frame f = { .type = FRAME_HELLO_OK,
+			   .epoch = atomic_load(&d->epoch), /* RESUME must open a later one */
+			   .len_bytes = HELLO_BYTES };
 	struct hello h = d->peer;
 	uint8_t buf[HELLO_BYTES];
 
@@ -137,10 +174,14 @@ int dest_accept_joins(struct dest *d, struct err *e)
 	while (seated < d->nbulk + 1) {
 		struct channel c = { .fd = -1 }, *at = NULL;
 		struct hello h;
-		int rc = dest_accept_hello(d, &c, &h, HELLO_TIMEOUT_MS, e);
+		int rc = dest_accept_hello(d, &c, &h, d->config.link_timeout_ms, e);
 
 		if (rc < 0)
 			return rc;
+		if (dest_is_ours(d, &h) && h.role == ROLE_CONTROL && h.again) {
+			channel_fini(&c); /* it calls once more, and finds us waiting */
+			return err_set(e, EPIPE, "the link broke: the source has called again");
+		}
 		if (dest_is_ours(d, &h)) {
 			if (h.role == ROLE_URGENT)
 				at = &d->urgent;

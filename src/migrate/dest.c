@@ -15,6 +15,7 @@
 
 #include "migrate/resume.h"
 #include "migrate/room.h"
+#include "umem/requests.h"
 #include "util/clock.h"
 #include "util/fd.h"
 #include "util/util.h"
@@ -22,7 +23,7 @@
 enum {
 	BEFORE_RUN_TIMEOUT_MS = 90000,
 	LAST_WORD_MS = 500,
-	SEND_TIMEOUT_MS = 10000,
+	BEAT_MS_MAX = 150,
 	LINGER_TIMES = 6, /* link timeouts, for a source that may have missed the last word */
 	SETTLE_MS = 5000, /* less than the source waits for DISCARD_OK */
 	DEVICE_BYTES_MAX = 1 << 30,
@@ -48,11 +49,20 @@ int dest_init(struct dest *d, const struct dest_config *config, struct err *e)
 		d->page_bytes[i] = config->region[i].page_bytes;
 	}
 	d->pages.fd = -1;
+	d->new_listen_fd = -1;
+	d->own_notes.size_bytes = sizeof(d->own_notes);
+	atomic_store(&d->notes, &d->own_notes);
+	pthread_mutex_init(&d->listen_lock, NULL);
 	d->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
 	d->stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	d->marks_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	d->nudge_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	rc = failure_init(&d->failure);
-	if (rc < 0 || d->epoll_fd < 0 || d->stop_fd < 0 || d->marks_fd < 0 ||
+	if (!rc)
+		rc = failure_init(&d->trouble);
+	if (!rc)
+		rc = failure_init(&d->doom);
+	if (rc < 0 || d->epoll_fd < 0 || d->stop_fd < 0 || d->marks_fd < 0 || d->nudge_fd < 0 ||
 	    epoll_ctl(d->epoll_fd, EPOLL_CTL_ADD, d->stop_fd, &ev) < 0) /* data 0: EVENT_STOP */
 		return err_set(e, EMFILE, "make event fds: %s", strerror(EMFILE));
 	return 0;
@@ -72,6 +82,8 @@ static void drop_memory(struct dest *d)
 		return;
 	for (unsigned int i = 0; i < d->umem.nregions; i++)
 		region_detach(&d->umem.region[i]);
+	memcpy(&d->own_notes, atomic_load(&d->notes), sizeof(d->own_notes));
+	atomic_store(&d->notes, &d->own_notes);
 	umem_fini(&d->umem);
 	page_file_close(&d->pages);
 	unlink(d->config.pages_path);
@@ -85,7 +97,17 @@ void dest_fini(struct dest *d)
 	fd_close(&d->epoll_fd);
 	fd_close(&d->stop_fd);
 	fd_close(&d->marks_fd);
+	fd_close(&d->nudge_fd);
+	fd_close(&d->new_listen_fd);
+	pthread_mutex_destroy(&d->listen_lock);
+	failure_fini(&d->doom);
+	failure_fini(&d->trouble);
 	failure_fini(&d->failure);
+}
+
+int dest_beat_ms(const struct dest *d)
+{
+	return (int)min_u64((uint64_t)d->config.link_timeout_ms / 6, BEAT_MS_MAX);
 }
 
 void dest_reset(struct dest *d)
@@ -99,8 +121,8 @@ void dest_reset(struct dest *d)
 
 /* --- HELLO --- */
 
-/* Registered first, then emptied: nothing can slip in between. */
-static int make_region(struct dest *d, const struct dest_region *c, struct err *e)
+/* Registered first, then emptied: nothing can slip in between. A successor finds it registered. */
+static int make_region(struct dest *d, const struct dest_region *c, bool fresh, struct err *e)
 {
 	struct region *r;
 	uint64_t left; /* found again by DISCARD */
@@ -109,29 +131,46 @@ static int make_region(struct dest *d, const struct dest_region *c, struct err *
 
 	for (unsigned int i = 0; !rc && i < c->nattached; i++)
 		rc = region_attach(r, &c->attached[i], e);
-	return rc ? rc : region_punch(r, &left, e);
+	return rc || !fresh ? rc : region_punch(r, &left, e);
+}
+
+/* With d->pages at hand. */
+static int make_umem(struct dest *d, bool fresh, struct err *e)
+{
+	const struct dest_config *config = &d->config;
+	struct dest_notes *notes = d->pages.notes;
+	int rc = umem_init(&d->umem, &d->pages, config->vmm->ops->discard_drops_content, e);
+
+	if (rc < 0)
+		return rc;
+	if (notes->size_bytes != sizeof(*notes)) /* none yet, or in another umig's shape */
+		memcpy(notes, &d->own_notes, sizeof(*notes));
+	atomic_store(&d->notes, notes);
+	d->memory_ready = true;
+	for (unsigned int i = 0; !rc && i < config->nregions; i++)
+		rc = make_region(d, &config->region[i], fresh, e);
+	return rc;
+}
+
+/* Only when the regions do not change any more may the fault thread look. */
+static int watch_regions(struct dest *d, struct err *e)
+{
+	int rc = 0;
+
+	for (unsigned int i = 0; !rc && i < d->config.nregions; i++)
+		for (unsigned int j = 0; !rc && j < d->config.region[i].nattached; j++)
+			rc = dest_watch_uffd(d, d->config.region[i].attached[j].uffd, e);
+	return rc;
 }
 
 static int make_memory(struct dest *d, struct err *e)
 {
-	const struct dest_config *config = &d->config;
-	int rc = page_file_create(&d->pages, config->pages_path, d->peer.session, d->npages,
-				  config->nregions, e);
+	int rc = page_file_create(&d->pages, d->config.pages_path, d->peer.session, d->npages,
+				  d->config.nregions, e);
 
-	if (rc < 0)
-		return rc;
-	rc = umem_init(&d->umem, &d->pages, config->vmm->ops->discard_drops_content, e);
-	if (rc < 0)
-		return rc;
-	d->memory_ready = true;
-	atomic_store(&d->counting, true);
-	for (unsigned int i = 0; !rc && i < config->nregions; i++)
-		rc = make_region(d, &config->region[i], e);
-	/* Only now may the fault thread look: the regions do not change any more. */
-	for (unsigned int i = 0; !rc && i < config->nregions; i++)
-		for (unsigned int j = 0; !rc && j < config->region[i].nattached; j++)
-			rc = dest_watch_uffd(d, config->region[i].attached[j].uffd, e);
-	return rc;
+	if (!rc)
+		rc = make_umem(d, true, e);
+	return rc ? rc : watch_regions(d, e);
 }
 
 int dest_hello(struct dest *d, struct err *e)
@@ -148,7 +187,7 @@ int dest_hello(struct dest *d, struct err *e)
 		dest_refuse(&c, "no migration is under way here");
 		channel_fini(&c);
 	}
-	atomic_store(&d->t_hello_ns, clock_ns());
+	atomic_store(&atomic_load(&d->notes)->t_hello_ns, clock_ns());
 	d->nbulk = d->peer.nbulk;
 	if (getrandom(d->token, sizeof(d->token), 0) < 0)
 		return err_set(e, errno, "draw a token: %s", strerror(errno));
@@ -158,7 +197,7 @@ int dest_hello(struct dest *d, struct err *e)
 	else
 		dest_refuse(&c, e->msg);
 	channel_fini(&c);
-	d->control.send_timeout_ms = SEND_TIMEOUT_MS;
+	d->control.send_timeout_ms = d->config.link_timeout_ms;
 	if (!rc)
 		rc = dest_accept_joins(d, e);
 	if (!rc)
@@ -168,7 +207,19 @@ int dest_hello(struct dest *d, struct err *e)
 
 /* --- what the source says on control --- */
 
-/* Until control has something to say. */
+/* Says that we are here, and hears whether the source is. Behind RUN only: before it, every wait
+ * has a deadline of its own. */
+static int beat(struct dest *d, struct err *e)
+{
+	struct frame alive = { .type = FRAME_ALIVE, .epoch = atomic_load(&d->epoch) };
+
+	if (channel_silent_ns(&d->control) > (uint64_t)d->config.link_timeout_ms * NS_PER_MS)
+		return err_set(e, ETIMEDOUT, "the link broke: nothing has come for %.1f s",
+			       d->config.link_timeout_ms / 1e3);
+	return channel_send(&d->control, &alive, NULL, e);
+}
+
+/* Until control has something to say. timeout_ms < 0: as long as the source is heard. */
 static int wait_control(struct dest *d, int timeout_ms, struct err *e)
 {
 	struct pollfd p[3] = { { .fd = d->control.fd, .events = POLLIN },
@@ -176,13 +227,19 @@ static int wait_control(struct dest *d, int timeout_ms, struct err *e)
 			       { .fd = d->config.listen_fd, .events = POLLIN } };
 
 	while (!channel_pending(&d->control)) {
-		int n = poll(p, 3, timeout_ms);
+		int n = poll(p, 3, timeout_ms < 0 ? dest_beat_ms(d) : timeout_ms), rc;
 
 		if (n < 0 && errno != EINTR)
 			return err_set(e, errno, "wait for the source: %s", strerror(errno));
-		if (n == 0)
+		if (n == 0 && timeout_ms >= 0)
 			return err_set(e, ETIMEDOUT, "the source has said nothing for %d s",
 				       timeout_ms / 1000);
+		if (n <= 0) {
+			rc = beat(d, e);
+			if (rc < 0)
+				return rc;
+			continue;
+		}
 		if (p[0].revents)
 			return 0;
 		if (p[1].revents)
@@ -205,11 +262,18 @@ static int check_cancel(const struct frame *f, const uint8_t *payload, struct er
 
 static int hear(struct dest *d, struct frame *f, const uint8_t **payload, struct err *e)
 {
-	int timeout_ms = atomic_load(&d->given) ? -1 : BEFORE_RUN_TIMEOUT_MS;
-	int rc = wait_control(d, timeout_ms, e);
+	int timeout_ms = atomic_load(&d->given)	     ? -1
+			 : atomic_load(&d->resuming) ? d->config.link_timeout_ms
+						     : BEFORE_RUN_TIMEOUT_MS;
+	int rc;
 
-	if (!rc)
-		rc = channel_recv(&d->control, CHANNEL_WAIT, timeout_ms, f, payload, e);
+	do {
+		rc = wait_control(d, timeout_ms, e);
+		if (!rc) /* the rest of a frame does not wait for ever */
+			rc = channel_recv(&d->control, CHANNEL_WAIT,
+					  timeout_ms < 0 ? d->config.link_timeout_ms : timeout_ms,
+					  f, payload, e);
+	} while (rc > 0 && f->type == FRAME_ALIVE);
 	return rc < 0 ? rc : check_cancel(f, *payload, e);
 }
 
@@ -222,7 +286,8 @@ static void hear_last_word(struct dest *d, struct err *e)
 	struct frame f;
 	int rc = 0;
 
-	if (e->num != EPIPE || d->control.fd < 0)
+	/* Behind RUN it has no way back, and the sooner it is listened for the better. */
+	if (e->num != EPIPE || d->control.fd < 0 || atomic_load(&d->given))
 		return;
 	d->control.abort_fd = -1;
 	while (!rc) {
@@ -324,7 +389,11 @@ static int check_machine(struct dest *d, const struct advise *m, struct err *e)
 	text_get(there, sizeof(there), (const uint8_t *)m->machine, m->machine_bytes);
 	if (!rc)
 		rc = vmm->ops->match(here, there, e);
-	return rc ? rc : vmm->ops->prepare(vmm, true, e);
+	if (!rc)
+		rc = vmm->ops->prepare(vmm, true, e);
+	/* Now, while the guest still runs at the source: then no stage behind the stop writes a
+	 * file here before RUN. */
+	return rc ? rc : d->config.hooks.record(d->config.hooks.arg, RECORD_LOADING, e);
 }
 
 int dest_advise(struct dest *d, struct err *e)
@@ -547,6 +616,25 @@ int dest_device(struct dest *d, struct err *e)
 	return tell(d, FRAME_DEVICE_OK, NULL, e);
 }
 
+/* Only an error that the VMM itself replied, and to the first command, means that nothing ran. No
+ * answer means that it will: its main loop may wait for a page, and pages come. */
+static int continue_here(struct dest *d, struct err *e)
+{
+	struct vmm *vmm = d->config.vmm;
+	bool first = !d->cont_tried;
+	int rc;
+
+	d->cont_tried = true;
+	rc = vmm->ops->set_running(vmm, true, e);
+	if (rc == -ETIMEDOUT) {
+		d->config.hooks.note(d->config.hooks.arg, e->msg);
+		return 0;
+	}
+	if (rc == -EREMOTEIO && first)
+		atomic_store(&d->given, false);
+	return rc < 0 ? (e->num = EIO, -EIO) : 0; /* no link can mend that */
+}
+
 int dest_take_over(struct dest *d, struct err *e)
 {
 	struct vmm *vmm = d->config.vmm;
@@ -565,17 +653,14 @@ int dest_take_over(struct dest *d, struct err *e)
 	atomic_store(&d->given, true);
 	atomic_store(&d->umem.running, true);
 	if (f.flags & FRAME_CONT) {
-		rc = vmm->ops->set_running(vmm, true, e);
-		if (rc < 0) {
-			/* Only an error that the VMM itself replied means that nothing ran. */
-			if (rc == -EREMOTEIO)
-				atomic_store(&d->given, false);
-			return e->num = EIO, -EIO; /* no link can mend that */
-		}
+		rc = continue_here(d, e);
+		if (rc < 0)
+			return rc;
 	}
-	atomic_store(&d->t_run_ns, clock_ns());
+	atomic_store(&atomic_load(&d->notes)->t_run_ns, clock_ns());
 	rc = tell(d, FRAME_RAN, NULL, e);
-	if ((f.flags & FRAME_CONT && vmm->ops->announce(vmm, &ignored) < 0) ||
+	if (d->config.hooks.record(d->config.hooks.arg, RECORD_RAN, &ignored) < 0 ||
+	    (f.flags & FRAME_CONT && vmm->ops->announce(vmm, &ignored) < 0) ||
 	    vmm->ops->restore(vmm, &ignored) < 0)
 		d->config.hooks.note(d->config.hooks.arg, ignored.msg);
 	return rc;
@@ -583,14 +668,35 @@ int dest_take_over(struct dest *d, struct err *e)
 
 /* --- END --- */
 
+/* What the bulk connections have brought. */
+static uint64_t bulk_bytes(const struct dest *d)
+{
+	uint64_t sum = 0;
+
+	for (unsigned int i = 0; i < d->nbulk; i++)
+		sum += atomic_load(&d->bulk[i].bytes_in);
+	return sum;
+}
+
+/* END says that all marks are sent: so they come, or their connection is broken. */
 static int wait_marks(struct dest *d, struct err *e)
 {
-	while (atomic_load(&d->marks) < d->nbulk + 1) {
-		uint64_t count;
-		int rc = fd_wait(d->marks_fd, POLLIN, d->failure.fd, -1);
+	uint64_t moved_ns = clock_ns(), bytes = 0, count;
 
-		if (rc < 0)
-			return err_set(e, -rc, "cancelled");
+	while (atomic_load(&d->marks) < d->nbulk + 1) {
+		uint64_t now = bulk_bytes(d);
+		int rc = fd_wait(d->marks_fd, POLLIN, d->failure.fd, dest_beat_ms(d));
+
+		if (rc == -ECANCELED)
+			return err_set(e, ECANCELED, "cancelled");
+		if (rc == -ETIMEDOUT && (rc = beat(d, e)) < 0)
+			return rc;
+		if (now != bytes)
+			moved_ns = clock_ns();
+		else if (clock_ns() - moved_ns > (uint64_t)d->config.link_timeout_ms * NS_PER_MS)
+			return err_set(e, ETIMEDOUT,
+				       "the link broke: a connection for pages stands still");
+		bytes = now;
 		if (read(d->marks_fd, &count, sizeof(count)) < 0)
 			continue;
 	}
@@ -600,7 +706,8 @@ static int wait_marks(struct dest *d, struct err *e)
 /* Every page of every region: arrived, removed, or a hole at the source. And all as it was sent. */
 static int check_complete(struct dest *d, const struct ending *m, struct err *e)
 {
-	uint64_t integrity = atomic_load(&d->umem.count.integrity),
+	struct dest_notes *notes = atomic_load(&d->notes);
+	uint64_t integrity = atomic_load(&notes->umem.integrity),
 		 page_sum = atomic_load(&d->page_sum);
 
 	for (unsigned int i = 0; i < d->umem.nregions; i++) {
@@ -610,7 +717,7 @@ static int check_complete(struct dest *d, const struct ending *m, struct err *e)
 		page_tally(r->pages, &t);
 		if (t.missing)
 			return err_set(
-				e, ENODATA,
+				e, EUCLEAN,
 				"MEMORY IS NOT COMPLETE: %llu pages of region %s never arrived (the first is page %llu)",
 				(unsigned long long)t.missing, r->name,
 				(unsigned long long)t.first_missing_pg);
@@ -619,35 +726,55 @@ static int check_complete(struct dest *d, const struct ending *m, struct err *e)
 		return err_set(e, EUCLEAN,
 			       "MEMORY IS DAMAGED: %llu pages were there before they were placed",
 			       (unsigned long long)integrity);
+	/* Sums begin anew with each link: what was damaged once stays so. */
 	if (page_sum != m->page_sum)
+		atomic_store(&notes->damaged, true);
+	if (atomic_load(&notes->damaged))
 		return err_set(
 			e, EUCLEAN,
 			"MEMORY IS DAMAGED: what was placed is not what was sent (sums %016llx and %016llx over %llu and %llu pages)",
 			(unsigned long long)page_sum, (unsigned long long)m->page_sum,
-			(unsigned long long)atomic_load(&d->received_pages),
+			(unsigned long long)atomic_load(&notes->received_pages),
 			(unsigned long long)m->sent_pages);
 	return 0;
 }
 
 static void figures(const struct dest *d, char *out, size_t room)
 {
-	const struct umem_counters *c = &d->umem.count;
-
-	snprintf(
+	const struct dest_notes *n = atomic_load(&d->notes);
+	const struct umem_counters *c = &n->umem;
+	const struct {
+		const char *name;
+		uint64_t value;
+	} number[] = {
+		{ "faults", c->faults },
+		{ "requests", n->requests_sent },
+		{ "placed-pages", c->placed_pages },
+		{ "zeroed-pages", c->zeroed_pages },
+		{ "zero-pages", n->zero_pages },
+		{ "dropped-pages", c->dropped_pages },
+		{ "overwritten-pages", c->overwritten_pages },
+		{ "removed-pages", c->removed_pages },
+		{ "lost-pages", c->lost_pages },
+		{ "stale-frames", n->stale_frames },
+		{ "checksum-failures", n->checksum_failures },
+		{ "resumed", n->resumed },
+		{ "takeovers", n->takeovers },
+		{ "eagain", c->again },
+		{ "enomem", c->no_memory },
+	};
+	size_t at = (size_t)snprintf(
 		out, room,
-		"{\"faults\":%llu,\"requests\":%llu,\"fault-us-p50\":%.1f,\"fault-us-p99\":%.1f,"
-		"\"fault-us-max\":%.1f,\"blocktime-ms\":%.3f,"
-		"\"placed-pages\":%llu,\"zeroed-pages\":%llu,\"zero-pages\":%llu,\"dropped-pages\":%llu,"
-		"\"overwritten-pages\":%llu,\"removed-pages\":%llu,\"stale-frames\":%llu,\"eagain\":%llu,\"enomem\":%llu}",
-		(unsigned long long)c->faults, (unsigned long long)d->requests_sent,
-		(double)histogram_quantile_ns(&d->fault_ns, 0.5) / 1e3,
-		(double)histogram_quantile_ns(&d->fault_ns, 0.99) / 1e3,
-		(double)d->fault_ns.max_ns / 1e3, (double)d->fault_ns.sum_ns / 1e6,
-		(unsigned long long)c->placed_pages, (unsigned long long)c->zeroed_pages,
-		(unsigned long long)d->zero_pages, (unsigned long long)c->dropped_pages,
-		(unsigned long long)c->overwritten_pages, (unsigned long long)c->removed_pages,
-		(unsigned long long)d->stale_frames, (unsigned long long)c->again,
-		(unsigned long long)c->no_memory);
+		"{\"fault-us-p50\":%.1f,\"fault-us-p99\":%.1f,\"fault-us-max\":%.1f,\"blocktime-ms\":%.3f",
+		(double)histogram_quantile_ns(&n->fault_ns, 0.5) / 1e3,
+		(double)histogram_quantile_ns(&n->fault_ns, 0.99) / 1e3,
+		(double)n->fault_ns.max_ns / 1e3, (double)n->fault_ns.sum_ns / 1e6);
+
+	for (size_t i = 0; i < ARRAY_SIZE(number) && at < room; i++)
+		at += (size_t)snprintf(out + at, room - at, ",\"%s\":%llu", number[i].name,
+				       (unsigned long long)number[i].value);
+	if (at < room)
+		snprintf(out + at, room - at, "}");
 }
 
 /* Until the source has heard that all is well, somebody must be here to say it again. */
@@ -682,8 +809,8 @@ int dest_end(struct dest *d, struct err *e)
 	if (rc < 0)
 		return rc;
 	atomic_store(&d->ending, true);
-	if (!atomic_load(&d->t_end_ns)) {
-		atomic_store(&d->t_end_ns, clock_ns());
+	if (!atomic_load(&atomic_load(&d->notes)->t_end_ns)) {
+		atomic_store(&atomic_load(&d->notes)->t_end_ns, clock_ns());
 		rc = d->config.hooks.record(d->config.hooks.arg, RECORD_COMPLETED, e);
 		if (rc < 0)
 			return e->num = EIO, -EIO;
@@ -697,7 +824,8 @@ int dest_end(struct dest *d, struct err *e)
  * it hears again. Not for ever once nothing is missing any more. */
 static int resume(struct dest *d, unsigned int *stage, struct err *e)
 {
-	bool complete = atomic_load(&d->t_end_ns);
+	const struct dest_notes *notes = atomic_load(&d->notes);
+	bool complete = atomic_load(&notes->t_end_ns);
 	int rc = dest_resume(d, complete ? LINGER_TIMES * d->config.link_timeout_ms : -1, e);
 
 	if (rc == -ETIMEDOUT && complete) {
@@ -706,37 +834,157 @@ static int resume(struct dest *d, unsigned int *stage, struct err *e)
 		*stage = STAGE_N;
 		return 0;
 	}
+	if (rc == -ESHUTDOWN && atomic_load(&d->standing) == STANDING_RUN_HERE) {
+		*stage = STAGE_N;
+		return d->config.hooks.record(d->config.hooks.arg, RECORD_COMPLETED, e);
+	}
 	*stage = STAGE_POSTCOPY;
-	if (!rc && !atomic_load(&d->t_run_ns))
+	if (!rc && !atomic_load(&notes->t_run_ns))
 		*stage = STAGE_RUN;
+	return rc;
+}
+
+/* The VM is dead, or was given up: by its VMM, by --on-loss, by an operator. */
+static bool is_end(const struct err *e)
+{
+	return e->num == EOWNERDEAD || e->num == ENODATA || e->num == ESHUTDOWN;
+}
+
+/* From the stage that the table has at i. rc < 0: as if the one before had just ended so. */
+static int run_stages(struct dest *d, unsigned int i, int rc, struct err *e)
+{
+	for (;;) {
+		if (rc < 0) {
+			/* A thread that failed knows better than the wait that it ended. */
+			if (e->num == ECANCELED)
+				failure_get(&d->failure, e);
+			failure_get(&d->doom, e);
+			if (e->num == EILSEQ)
+				atomic_fetch_add(&atomic_load(&d->notes)->checksum_failures, 1);
+			hear_last_word(d, e);
+			if (!atomic_load(&d->given) || is_end(e))
+				return -e->num;
+			/* No link can mend this one; but the source, or an operator there, may try.
+			 */
+			if (!resume_helps(e))
+				dest_say_why(&d->control, FRAME_FAILED, e->msg);
+			rc = resume(d, &i, e);
+			if (rc < 0)
+				continue;
+		}
+		if (i == STAGE_N)
+			return 0;
+		atomic_store(&d->stage, i);
+		rc = stages[i].dest ? stages[i].dest(d, e) : 0;
+		i++;
+	}
+}
+
+static int say_end(struct dest *d, int rc, struct err *e)
+{
+	if (rc >= 0)
+		return 0;
+	/* Whoever owns the VM never refuses it: REFUSED lets the source run it. */
+	if (atomic_load(&d->given))
+		dest_say_why(&d->control, FRAME_FAILED, e->msg);
+	else if (!d->device_begun)
+		dest_refuse(&d->control, e->msg);
 	return rc;
 }
 
 int dest_run(struct dest *d, struct err *e)
 {
-	unsigned int i = 0;
-	int rc = 0;
+	return say_end(d, run_stages(d, 0, 0, e), e);
+}
 
-	while (i < STAGE_N && !rc) {
-		atomic_store(&d->stage, i);
-		if (stages[i].dest)
-			rc = stages[i].dest(d, e);
-		i++;
-		if (!rc)
-			continue;
-		/* A thread that failed knows better than the wait that it ended. */
-		if (e->num == ECANCELED)
-			failure_get(&d->failure, e);
-		hear_last_word(d, e);
-		if (atomic_load(&d->given) && resume_helps(e))
-			rc = resume(d, &i, e);
+/* --- after a predecessor --- */
+
+void dest_remember(struct dest *d, const struct migrate_past *past)
+{
+	memcpy(d->peer.session, past->session, sizeof(d->peer.session));
+	memcpy(d->token, past->token, sizeof(d->token));
+}
+
+int dest_take_up(struct dest *d, const struct migrate_past *past, struct err *e)
+{
+	struct page_request ignored[1]; /* who waits is woken, and asks again */
+	struct dest_notes *notes;
+	int rc;
+
+	dest_remember(d, past);
+	rc = page_file_open(&d->pages, d->config.pages_path, past->session, d->npages,
+			    d->config.nregions, e);
+	if (!rc)
+		rc = make_umem(d, false, e);
+	if (rc < 0)
+		return rc;
+	notes = atomic_load(&d->notes);
+	atomic_fetch_add(&notes->takeovers, 1);
+	if (past->ran && !atomic_load(&notes->t_run_ns))
+		atomic_store(&notes->t_run_ns, clock_ns());
+	if (past->completed && !atomic_load(&notes->t_end_ns))
+		atomic_store(&notes->t_end_ns, clock_ns());
+	d->cont_tried = d->device_begun = true; /* it may have been, by our predecessor */
+	atomic_store(&d->given, true);
+	atomic_store(&d->umem.running, true);
+	atomic_store(&d->umem.live, true);
+	umem_get_requests(&d->umem, ignored, 0); /* a REMOVE that nobody has read comes first */
+	umem_takeover(&d->umem);
+	return watch_regions(d, e);
+}
+
+int dest_run_on(struct dest *d, struct err *e)
+{
+	err_set(e, EPIPE, "another umig-pager has taken over");
+	return say_end(d, run_stages(d, STAGE_POSTCOPY, -EPIPE, e), e);
+}
+
+/* --- from another thread --- */
+
+void dest_doom(struct dest *d, const struct err *e)
+{
+	failure_set(&d->doom, e);
+	failure_set(&d->failure, e);
+}
+
+void dest_listen(struct dest *d, int listen_fd)
+{
+	pthread_mutex_lock(&d->listen_lock);
+	fd_close(&d->new_listen_fd);
+	d->new_listen_fd = listen_fd;
+	fd_signal(d->nudge_fd);
+	pthread_mutex_unlock(&d->listen_lock);
+}
+
+static uint64_t missing_pages(const struct dest *d)
+{
+	struct page_tally t;
+	uint64_t n = 0;
+
+	for (unsigned int i = 0; i < d->umem.nregions; i++) {
+		page_tally(d->umem.region[i].pages, &t);
+		n += t.missing;
 	}
-	if (rc < 0) {
-		/* Whoever owns the VM never refuses it: REFUSED lets the source run it. */
-		if (atomic_load(&d->given))
-			dest_say_why(&d->control, FRAME_FAILED, e->msg);
-		else if (!d->device_begun)
-			dest_refuse(&d->control, e->msg);
-	}
-	return rc < 0 ? -e->num : 0;
+	return n;
+}
+
+int dest_resolve(struct dest *d, enum standing how, struct err *e)
+{
+	int down = STANDING_DOWN;
+	uint64_t missing;
+
+	if (atomic_load(&d->standing) != STANDING_DOWN)
+		return err_set(e, EBUSY,
+			       "the link to the source is up: there is nothing to resolve");
+	missing = missing_pages(d);
+	if (how == STANDING_RUN_HERE && missing)
+		return err_set(
+			e, ENODATA,
+			"%llu pages of its memory are missing here and only the source has them: it cannot go on without; --give-up ends it",
+			(unsigned long long)missing);
+	if (!atomic_compare_exchange_strong(&d->standing, &down, how))
+		return err_set(e, EBUSY, "the link to the source has just come back");
+	err_set(e, ECANCELED, "resolved by an operator");
+	failure_set(&d->failure, e);
+	return 0;
 }

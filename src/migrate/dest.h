@@ -28,6 +28,26 @@ struct dest_region {
 	struct attachment attached[REGION_ATTACHMENTS_MAX];
 };
 
+/* What becomes of a vCPU that waits for a page while its source is gone. */
+enum dest_loss { LOSS_STALL, LOSS_KILL, LOSS_POISON };
+
+/* What outlives the process: it lies in pages.map. */
+struct dest_notes {
+	union {
+		struct umem_counters umem;
+		uint8_t room[UMEM_NOTES_BYTES];
+	};
+	uint64_t size_bytes; /* of this struct: what another umig has noted is not read */
+	_Atomic uint64_t received_pages, zero_pages, stale_frames, requests_sent;
+	_Atomic uint64_t checksum_failures; /* each was asked again, on a new link */
+	_Atomic uint64_t resumed;	    /* how often the link was made again */
+	_Atomic uint64_t takeovers;	    /* pagers that took over */
+	_Atomic bool damaged;		    /* what was placed is not what was sent */
+	_Atomic uint64_t t_hello_ns, t_run_ns, t_end_ns;
+	struct histogram fault_ns; /* from reading the fault to the page in place */
+};
+_Static_assert(sizeof(struct dest_notes) <= PAGE_NOTES_BYTES, "they must find room");
+
 struct dest_config {
 	const char *name; /* of the VM */
 	pid_t vmm_pid;	  /* whose cgroup pays */
@@ -37,6 +57,8 @@ struct dest_config {
 	struct dest_region region[WIRE_REGIONS_MAX];
 	struct vmm *vmm;
 	int link_timeout_ms; /* silence that means a broken link */
+	enum dest_loss on_loss;
+	int on_loss_ms; /* for how long a vCPU waits for a source that is gone */
 	struct migrate_hooks hooks;
 };
 
@@ -49,10 +71,18 @@ struct dest {
 	_Atomic bool given;	/* RUN has come: this end owns the VM */
 	_Atomic bool joined;	/* the urgent connection is there for the fault thread */
 	_Atomic bool resuming;	/* the link is broken, the source is waited for */
+	_Atomic int standing;	/* enum standing */
 	bool device_begun;	/* the VMM is no longer what it was when it started */
+	bool cont_tried;	/* its VMM may have run it, whatever it says now */
 	bool memory_ready;	/* umem, pages.map and registration exist */
-	_Atomic bool counting;	/* umem.count may be looked at, until dest_reset() */
-	struct hello peer;	/* the session at hand */
+	struct failure trouble; /* why the link is down, for status */
+	struct failure doom;	/* its VMM has died: nothing can be mended any more */
+	_Atomic(struct dest_notes *) notes; /* in pages.map; own_notes while there is none */
+	struct dest_notes own_notes;
+	_Atomic uint64_t turns;	     /* of the fault thread: while it turns it lives */
+	_Atomic uint64_t starved_ns; /* since when a vCPU waits and nobody can be asked; 0 */
+	_Atomic bool poisoning;	     /* it waits no longer */
+	struct hello peer;	     /* the session at hand */
 	uint8_t token[WIRE_SESSION_BYTES];
 	unsigned int nbulk;
 	struct channel control, urgent, bulk[WIRE_BULK_MAX];
@@ -64,15 +94,17 @@ struct dest {
 	int stop_fd;  /* eventfd: the fault thread returns */
 	int marks_fd; /* eventfd: a mark has come */
 	_Atomic unsigned int marks;
-	_Atomic uint64_t page_sum, received_pages, zero_pages, stale_frames, requests_sent;
-	struct histogram fault_ns; /* from reading the fault to the page in place */
+	_Atomic uint64_t page_sum;
 	/* Owner: fault thread. Requests that the socket had no room for, and that somebody must
 	 * fault again. */
 	uint8_t out[64 * FRAME_HEAD_BYTES];
 	size_t out_bytes;
 	bool out_armed; /* epoll tells when there is room */
 	bool wake_owed;
-	_Atomic uint64_t t_hello_ns, t_run_ns, t_end_ns;
+	uint64_t next_beat_ns; /* when ALIVE is due */
+	pthread_mutex_t listen_lock;
+	int new_listen_fd; /* Lock: listen_lock. To listen at from now on; -1: none */
+	int nudge_fd;	   /* eventfd: there is one */
 };
 
 /* config is copied; what it points to must outlive the dest. */
@@ -85,6 +117,23 @@ void dest_fini(struct dest *d);
 int dest_run(struct dest *d, struct err *e);
 void dest_reset(struct dest *d);
 
+/* Instead of dest_run(), for the successor of one that died behind RUN. dest_take_up(): its
+ * pages.map, whose waiters fault again; then the fault thread may start. dest_run_on(): calls
+ * itself ready for the source, and goes on. */
+int dest_take_up(struct dest *d, const struct migrate_past *past, struct err *e);
+int dest_run_on(struct dest *d, struct err *e);
+
+/* Of one that died before RUN: for dest_stay(). */
+void dest_remember(struct dest *d, const struct migrate_past *past);
+
+/* From another thread. dest_doom(): its VMM has died (no matter when all is over). dest_listen():
+ * takes listen_fd, and listens there instead. dest_resolve(): an operator ends the waiting for a
+ * source, with STANDING_RUN_HERE (only if nothing is missing) or STANDING_GIVEN_UP. -EBUSY: the
+ * link is up. */
+void dest_doom(struct dest *d, const struct err *e);
+void dest_listen(struct dest *d, int listen_fd);
+int dest_resolve(struct dest *d, enum standing how, struct err *e);
+
 /* Bodies of threads. The fault thread serves from registration until dest_stop_faults(); bulk
  * threads are made by hooks.start_threads and return when their connection ends. */
 void dest_fault_thread(struct dest *d);
@@ -95,6 +144,9 @@ void dest_stop_bulk(struct dest *d);
 /* The frame that belongs here on control, or why not. */
 int dest_expect(struct dest *d, enum frame_type type, struct frame *f, const uint8_t **payload,
 		struct err *e);
+
+/* How often ALIVE is said. */
+int dest_beat_ms(const struct dest *d);
 
 /* receive.c: where a data frame goes. */
 int dest_take_pages(struct dest *d, const struct frame *f, const uint8_t *payload,

@@ -68,6 +68,15 @@ static void flush_requests(struct dest *d)
 	}
 }
 
+/* There is no source: they wait, and are woken when there is one; or for as long as they shall. */
+static void starve(struct dest *d, const struct page_request *req, unsigned int n)
+{
+	if (!atomic_load(&d->starved_ns))
+		atomic_store(&d->starved_ns, clock_ns());
+	for (unsigned int i = 0; i < n && atomic_load(&d->poisoning); i++)
+		region_poison(&d->umem.region[req[i].region], req[i].first_pg, req[i].npages);
+}
+
 /* Everything the guest waits for: answered here, or asked for with one send. */
 static void serve_faults(struct dest *d)
 {
@@ -75,8 +84,12 @@ static void serve_faults(struct dest *d)
 	unsigned int n = umem_get_requests(&d->umem, req, REQUESTS_MAX);
 	uint64_t now_ns;
 
-	if (!n || !atomic_load(&d->joined))
-		return; /* no source: they wait, and are woken when there is one */
+	if (!n)
+		return;
+	if (!atomic_load(&d->joined)) {
+		starve(d, req, n);
+		return;
+	}
 	if (d->out_bytes + n * FRAME_HEAD_BYTES > sizeof(d->out)) {
 		d->wake_owed = true;
 		flush_requests(d);
@@ -94,7 +107,7 @@ static void serve_faults(struct dest *d)
 		frame_put(d->out + d->out_bytes, &f, 0);
 		d->out_bytes += FRAME_HEAD_BYTES;
 	}
-	atomic_fetch_add_explicit(&d->requests_sent, n, memory_order_relaxed);
+	atomic_fetch_add_explicit(&atomic_load(&d->notes)->requests_sent, n, memory_order_relaxed);
 	flush_requests(d);
 }
 
@@ -114,9 +127,10 @@ static int place(struct dest *d, struct region *r, const struct frame *f, const 
 	while ((rc = region_place_step(&p)) == -EAGAIN || rc == -ENOMEM) {
 		if (rc == -ENOMEM)
 			wait_for_memory(); /* the vCPU waits; the counter shows it */
-		if (is_fault_thread)
+		if (is_fault_thread) {
+			atomic_fetch_add(&d->turns, 1);
 			serve_faults(d);
-		else
+		} else
 			sched_yield();
 		if (failure_get(&d->failure, NULL) && !atomic_load(&d->given)) {
 			region_place_abandon(&p);
@@ -141,12 +155,13 @@ static void forget(struct region *r, const struct frame *f)
 int dest_take_pages(struct dest *d, const struct frame *f, const uint8_t *payload,
 		    bool is_fault_thread, struct err *e)
 {
+	struct dest_notes *notes = atomic_load(&d->notes);
 	struct region *r = &d->umem.region[f->region];
 	int rc = 0;
 
 	if (f->epoch != atomic_load(&d->epoch) || !f->epoch) {
 		if (f->epoch) /* 0: only to try the link */
-			atomic_fetch_add(&d->stale_frames, 1);
+			atomic_fetch_add(&notes->stale_frames, 1);
 		region_wake(r, f->first_pg, f->npages);
 		return 0;
 	}
@@ -156,19 +171,19 @@ int dest_take_pages(struct dest *d, const struct frame *f, const uint8_t *payloa
 		rc = place(d, r, f, NULL, is_fault_thread, e);
 	if (f->type == FRAME_ZERO) {
 		forget(r, f);
-		atomic_fetch_add_explicit(&d->zero_pages, f->npages, memory_order_relaxed);
+		atomic_fetch_add_explicit(&notes->zero_pages, f->npages, memory_order_relaxed);
 		return rc;
 	}
 	/* Summed only now, over what the kernel has just read: END compares. */
 	atomic_fetch_add_explicit(&d->page_sum, frame_sum(f, payload), memory_order_relaxed);
-	atomic_fetch_add_explicit(&d->received_pages, f->npages, memory_order_relaxed);
+	atomic_fetch_add_explicit(&notes->received_pages, f->npages, memory_order_relaxed);
 	return rc;
 }
 
 static void take_mark(struct dest *d, const struct frame *f)
 {
 	if (f->epoch != atomic_load(&d->epoch)) {
-		atomic_fetch_add(&d->stale_frames, 1);
+		atomic_fetch_add(&atomic_load(&d->notes)->stale_frames, 1);
 		return;
 	}
 	atomic_fetch_add(&d->marks, 1);
@@ -184,10 +199,13 @@ static int take_frame(struct dest *d, const struct frame *f, const uint8_t *payl
 		if (!rc && f->flags & FRAME_REQUESTED) {
 			uint64_t now_ns = clock_ns();
 
-			histogram_add(&d->fault_ns, now_ns - min_u64(now_ns, f->cookie));
+			histogram_add(&atomic_load(&d->notes)->fault_ns,
+				      now_ns - min_u64(now_ns, f->cookie));
 		}
 		return rc;
 	}
+	if (f->type == FRAME_ALIVE)
+		return 0;
 	if (f->type != FRAME_MARK)
 		return err_set(e, EPROTO,
 			       "the source breaks the order: %s on a connection for pages",
@@ -200,6 +218,38 @@ static void link_failed(struct dest *d, const struct err *e)
 {
 	if (!atomic_load(&d->ending))
 		failure_set(&d->failure, e);
+}
+
+/* The fault thread lets go of its connection. */
+static void leave_urgent(struct dest *d, const struct err *e)
+{
+	link_failed(d, e);
+	epoll_ctl(d->epoll_fd, EPOLL_CTL_DEL, d->urgent.fd, NULL);
+	d->out_bytes = 0;
+	d->out_armed = d->wake_owed = false;
+	atomic_store(&d->joined, false); /* last: whoever sees it may close the connection */
+}
+
+/* Says that we are here, and hears whether the source is: also while nobody needs a page. */
+static void keep_alive(struct dest *d)
+{
+	struct frame alive = { .type = FRAME_ALIVE, .epoch = atomic_load(&d->epoch) };
+	uint64_t now_ns = clock_ns();
+	struct err e;
+
+	atomic_fetch_add(&d->turns, 1);
+	if (!atomic_load(&d->joined) || now_ns < d->next_beat_ns)
+		return;
+	d->next_beat_ns = now_ns + (uint64_t)dest_beat_ms(d) * NS_PER_MS;
+	if (channel_silent_ns(&d->urgent) > (uint64_t)d->config.link_timeout_ms * NS_PER_MS) {
+		err_set(&e, ETIMEDOUT, "the link broke: nothing has come for %.1f s",
+			d->config.link_timeout_ms / 1e3);
+		leave_urgent(d, &e);
+	} else if (d->out_bytes + FRAME_HEAD_BYTES <= sizeof(d->out)) {
+		frame_put(d->out + d->out_bytes, &alive, 0);
+		d->out_bytes += FRAME_HEAD_BYTES;
+		flush_requests(d);
+	}
 }
 
 /* Every whole frame that the urgent connection has. */
@@ -216,14 +266,8 @@ static void take_urgent(struct dest *d)
 		if (rc < 0 || !channel_pending(&d->urgent)) /* epoll reports what comes next */
 			break;
 	}
-	if (rc < 0) {
-		link_failed(d, &e);
-		epoll_ctl(d->epoll_fd, EPOLL_CTL_DEL, d->urgent.fd, NULL);
-		d->out_bytes = 0;
-		d->out_armed = d->wake_owed = false;
-		atomic_store(&d->joined,
-			     false); /* last: whoever sees it may close the connection */
-	}
+	if (rc < 0)
+		leave_urgent(d, &e);
 }
 
 void dest_fault_thread(struct dest *d)
@@ -231,8 +275,9 @@ void dest_fault_thread(struct dest *d)
 	struct epoll_event ev[8];
 
 	for (;;) {
-		int n = epoll_wait(d->epoll_fd, ev, ARRAY_SIZE(ev), -1);
+		int n = epoll_wait(d->epoll_fd, ev, ARRAY_SIZE(ev), dest_beat_ms(d));
 
+		keep_alive(d);
 		for (int i = 0; i < n; i++) {
 			switch ((enum event_kind)ev[i].data.u32) {
 			case EVENT_UFFD:

@@ -2,9 +2,11 @@
 #include "migrate/resume.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "migrate/dest.h"
 #include "migrate/source.h"
@@ -13,7 +15,12 @@
 #include "util/mask.h"
 #include "util/util.h"
 
-enum { BACK_OFF_MS = 50, BACK_OFF_MS_MAX = 1000, LIST_TIMEOUT_MS = 10000 };
+enum {
+	BACK_OFF_MS = 50, /* between two tries */
+	TRY_MS = 150,	  /* the first takes this long at most */
+	TRIES_LONGER = 5, /* each takes twice as long as the last, and then short ones again */
+	LOOK_MS = 50,	  /* how often a waiting destination looks up */
+};
 
 bool resume_helps(const struct err *e)
 {
@@ -35,11 +42,16 @@ bool resume_helps(const struct err *e)
 	}
 }
 
-static void sleep_ms(unsigned int ms)
+/* Until it is time for another try, or something else has happened. */
+static void pause_ms(struct failure *f, unsigned int ms)
 {
-	struct timespec t = { .tv_sec = ms / 1000, .tv_nsec = ms % 1000 * (long)NS_PER_MS };
+	fd_wait(f->fd, POLLIN, -1, (int)ms);
+}
 
-	nanosleep(&t, NULL);
+static void note_trouble(struct failure *trouble, const struct err *e)
+{
+	failure_clear(trouble);
+	failure_set(trouble, e);
 }
 
 /* --- source --- */
@@ -61,7 +73,7 @@ static int hear_missing(struct source *s, bool *ret_ran, struct err *e)
 	order_forget(&s->order);
 	for (;;) {
 		uint64_t end_pg = 0;
-		int rc = source_hear(s, LIST_TIMEOUT_MS, &f, &payload, e);
+		int rc = source_hear(s, s->config.link_timeout_ms, &f, &payload, e);
 
 		if (rc < 0)
 			return rc;
@@ -89,7 +101,7 @@ static int hear_missing(struct source *s, bool *ret_ran, struct err *e)
  * the VM never ran. */
 static int not_there(struct err *e)
 {
-	if (e->num != ENOMEM && e->num != EMFILE)
+	if (e->num != ENOMEM && e->num != EMFILE && e->num != ECANCELED)
 		e->num = EHOSTUNREACH;
 	return -e->num;
 }
@@ -97,7 +109,7 @@ static int not_there(struct err *e)
 static int try_again(struct source *s, bool *ret_ran, struct err *e)
 {
 	struct hello h = { .role = ROLE_CONTROL, .nbulk = s->config.nbulk, .again = true };
-	int rc;
+	int down = STANDING_DOWN, rc;
 
 	memcpy(h.session, s->session, sizeof(h.session));
 	memcpy(h.token, s->token, sizeof(h.token));
@@ -111,7 +123,11 @@ static int try_again(struct source *s, bool *ret_ran, struct err *e)
 		rc = hear_missing(s, ret_ran, e);
 	if (rc < 0)
 		return rc;
+	if (!atomic_compare_exchange_strong(&s->standing, &down, STANDING_UP))
+		return err_set(e, ECANCELED, "resolved by an operator");
 	rc = source_join_data(s, &h, e);
+	if (rc < 0)
+		atomic_store(&s->standing, STANDING_DOWN);
 	return rc ? not_there(e) : 0;
 }
 
@@ -133,25 +149,45 @@ static void begin_anew(struct source *s)
 	atomic_store(&s->ending, false);
 }
 
+/* Short at first: where a network was cut, what was sent into the hole is repeated by the kernel
+ * less and less often, and a fresh try gets through as soon as anything does. */
+static int patience_ms(const struct source *s, unsigned int tries)
+{
+	uint64_t rtt_ms = s->predicted.rtt_ns == UINT64_MAX ? 0 : s->predicted.rtt_ns / NS_PER_MS;
+
+	return (int)min_u64(max_u64(TRY_MS, 4 * rtt_ms) << tries % TRIES_LONGER,
+			    (uint64_t)s->config.link_timeout_ms);
+}
+
 int source_resume(struct source *s, bool *ret_ran, struct err *e)
 {
-	unsigned int wait_ms = BACK_OFF_MS;
 	char text[sizeof(e->msg) + 64];
 	int rc;
 
 	snprintf(text, sizeof(text), "%s; calling again", e->msg);
 	s->config.hooks.note(s->config.hooks.arg, text);
+	note_trouble(&s->trouble, e);
+	atomic_store(&s->standing, STANDING_DOWN);
 	atomic_store(&s->resuming, true);
-	for (;;) {
+	for (unsigned int tries = 0;; tries++) {
 		begin_anew(s);
-		rc = try_again(s, ret_ran, e);
-		if (!rc || !resume_helps(e))
+		if (atomic_load(&s->standing) != STANDING_DOWN) {
+			rc = err_set(e, ESHUTDOWN, "resolved by an operator");
 			break;
-		sleep_ms(wait_ms);
-		wait_ms = (unsigned int)min_u64(2 * wait_ms, BACK_OFF_MS_MAX);
+		}
+		s->patience_ms = patience_ms(s, tries);
+		rc = try_again(s, ret_ran, e);
+		if (!rc || (!resume_helps(e) && rc != -ECANCELED))
+			break;
+		if (rc != -ECANCELED) { /* else an operator, or another address */
+			note_trouble(&s->trouble, e);
+			pause_ms(&s->failure, BACK_OFF_MS);
+		}
 	}
+	s->patience_ms = s->config.link_timeout_ms;
 	atomic_store(&s->resuming, false);
 	if (!rc) {
+		failure_clear(&s->trouble);
 		atomic_fetch_add(&s->resumed, 1);
 		s->config.hooks.note(s->config.hooks.arg, "the link is back");
 	}
@@ -160,14 +196,15 @@ int source_resume(struct source *s, bool *ret_ran, struct err *e)
 
 /* --- destination --- */
 
-/* The old link's readers have ended, the fault thread has let go of its connection. */
+/* The old link's readers have ended, the fault thread has let go of its connection. Who waits for
+ * an answer of the old link is woken: it is asked for again, or seen to starve. */
 static void let_go(struct dest *d)
 {
 	dest_stop_bulk(d);
 	d->config.hooks.join_threads(d->config.hooks.arg);
 	channel_shutdown(&d->urgent);
 	while (atomic_load(&d->joined))
-		sleep_ms(1);
+		nanosleep(&(struct timespec){ .tv_nsec = NS_PER_MS }, NULL);
 	channel_fini(&d->control);
 	channel_fini(&d->urgent);
 	for (unsigned int i = 0; i < WIRE_BULK_MAX; i++)
@@ -176,38 +213,103 @@ static void let_go(struct dest *d)
 	atomic_store(&d->marks, 0);
 	atomic_store(&d->page_sum, 0);
 	atomic_store(&d->ending, false);
+	umem_wake_all(&d->umem);
+}
+
+/* vCPUs have waited for as long as they shall: does the waiting end? */
+static int lose(struct dest *d, struct err *e)
+{
+	uint64_t since_ns = atomic_load(&d->starved_ns), wait_ns;
+	char text[160];
+
+	wait_ns = (uint64_t)d->config.on_loss_ms * NS_PER_MS;
+	if (d->config.on_loss == LOSS_STALL || atomic_load(&d->poisoning) || !since_ns ||
+	    clock_ns() - since_ns < wait_ns)
+		return 0;
+	if (d->config.on_loss == LOSS_KILL)
+		return err_set(
+			e, ENODATA,
+			"vCPUs have waited for %d s for pages that only the source has: the VM is killed, as --on-loss says",
+			d->config.on_loss_ms / 1000);
+	snprintf(
+		text, sizeof(text),
+		"vCPUs have waited for %d s for pages that only the source has: these are poisoned",
+		d->config.on_loss_ms / 1000);
+	d->config.hooks.note(d->config.hooks.arg, text);
+	atomic_store(&d->poisoning, true);
+	umem_wake_all(&d->umem);
+	return 0;
 }
 
 /* The source of this migration, by session and token; everybody else is told that we are busy. */
 static int await_source(struct dest *d, struct channel *c, uint64_t deadline_ns, struct err *e)
 {
 	for (;;) {
-		uint64_t now_ns = clock_ns();
-		int timeout_ms = -1;
 		struct hello h;
-		int rc;
+		int rc = lose(d, e);
 
-		if (deadline_ns) {
-			if (now_ns >= deadline_ns)
-				return err_set(e, ETIMEDOUT, "the source has not called again");
-			timeout_ms = (int)((deadline_ns - now_ns) / NS_PER_MS + 1);
-		}
-		rc = dest_accept_hello(d, c, &h, timeout_ms, e);
 		if (rc < 0)
 			return rc;
-		if (h.again && h.role == ROLE_CONTROL && dest_is_ours(d, &h))
+		rc = dest_accept_hello(d, c, &h, LOOK_MS, e);
+		if (rc == -ETIMEDOUT && (!deadline_ns || clock_ns() < deadline_ns))
+			continue;
+		if (rc == -ETIMEDOUT)
+			return err_set(e, ETIMEDOUT, "the source has not called again");
+		if (rc < 0)
+			return rc;
+		if (h.again && h.role == ROLE_CONTROL && dest_is_ours(d, &h)) {
+			d->nbulk = d->peer.nbulk = h.nbulk;
 			return 0;
+		}
 		dest_refuse(c, "another migration is under way here");
 		channel_fini(c);
 	}
 }
 
+/* A list of extents on its way out: frame by frame, neighbours as one. */
+struct extent_list {
+	struct dest *d;
+	struct frame f;
+	struct extent last;
+	uint8_t *buf;
+};
+
+static int put_last(struct extent_list *l, struct err *e)
+{
+	int rc = 0;
+
+	if (!l->last.npages)
+		return 0;
+	extent_put(l->buf + l->f.len_bytes, &l->last);
+	l->f.len_bytes += EXTENT_BYTES;
+	l->last.npages = 0;
+	if (l->f.len_bytes == EXTENTS_PER_FRAME * EXTENT_BYTES) {
+		rc = channel_send(&l->d->control, &l->f, l->buf, e);
+		l->f.len_bytes = 0;
+	}
+	return rc;
+}
+
+static int put_extent(struct extent_list *l, uint64_t first_pg, uint64_t npages, struct err *e)
+{
+	int rc = 0;
+
+	if (l->last.npages && l->last.first_pg + l->last.npages == first_pg) {
+		l->last.npages += npages;
+		return 0;
+	}
+	rc = put_last(l, e);
+	l->last = (struct extent){ first_pg, npages };
+	return rc;
+}
+
 static int send_missing(struct dest *d, const struct region *r, uint8_t *buf, struct err *e)
 {
-	struct frame f = { .type = FRAME_EXTENTS,
-			   .region = r->id,
-			   .epoch = atomic_load(&d->epoch) };
-	struct extent x = { 0 };
+	struct extent_list l = {
+		.d = d,
+		.f = { .type = FRAME_EXTENTS, .region = r->id, .epoch = atomic_load(&d->epoch) },
+		.buf = buf
+	};
 	int rc = 0;
 
 	for (uint64_t w = 0; !rc && (w = page_next_word(r->pages, PAGE_DATA, w)) != UINT64_MAX;
@@ -216,34 +318,19 @@ static int send_missing(struct dest *d, const struct region *r, uint8_t *buf, st
 				 ~page_test(r->pages, PAGE_ARRIVED, w, ~0ull);
 		unsigned int at, len;
 
-		while (!rc && mask_cut(&lacks, &at, &len)) {
-			if (x.npages && x.first_pg + x.npages == w + at) {
-				x.npages += len;
-				continue;
-			}
-			if (x.npages) {
-				extent_put(buf + f.len_bytes, &x);
-				f.len_bytes += EXTENT_BYTES;
-			}
-			x = (struct extent){ w + at, len };
-			if (f.len_bytes == EXTENTS_PER_FRAME * EXTENT_BYTES) {
-				rc = channel_send(&d->control, &f, buf, e);
-				f.len_bytes = 0;
-			}
-		}
+		while (!rc && mask_cut(&lacks, &at, &len))
+			rc = put_extent(&l, w + at, len, e);
 	}
-	if (x.npages) {
-		extent_put(buf + f.len_bytes, &x);
-		f.len_bytes += EXTENT_BYTES;
-	}
-	if (!rc && f.len_bytes)
-		rc = channel_send(&d->control, &f, buf, e);
+	if (!rc)
+		rc = put_last(&l, e);
+	if (!rc && l.f.len_bytes)
+		rc = channel_send(&d->control, &l.f, buf, e);
 	return rc;
 }
 
 static int send_all_missing(struct dest *d, struct err *e)
 {
-	uint8_t *buf = malloc((EXTENTS_PER_FRAME + 1) * EXTENT_BYTES);
+	uint8_t *buf = malloc(EXTENTS_PER_FRAME * EXTENT_BYTES);
 	int rc = 0;
 
 	if (!buf)
@@ -254,14 +341,13 @@ static int send_all_missing(struct dest *d, struct err *e)
 	return rc;
 }
 
-static int go_on(struct dest *d, struct channel *c, struct err *e)
+static int hear_resume(struct dest *d, struct channel *c, struct err *e)
 {
-	struct frame ok = { .type = FRAME_RESUME_OK,
-			    .flags = atomic_load(&d->t_run_ns) ? FRAME_CONT : 0 };
 	const uint8_t *payload;
 	struct frame f;
 	int rc = dest_seat(d, &d->control, c, e);
 
+	d->control.send_timeout_ms = d->config.link_timeout_ms;
 	if (!rc)
 		rc = dest_expect(d, FRAME_RESUME, &f, &payload, e);
 	if (rc < 0)
@@ -269,8 +355,21 @@ static int go_on(struct dest *d, struct channel *c, struct err *e)
 	if (f.epoch <= atomic_load(&d->epoch))
 		return err_set(e, EPROTO, "RESUME opens epoch %u, which is over", f.epoch);
 	atomic_store(&d->epoch, f.epoch);
-	ok.epoch = f.epoch;
+	return 0;
+}
+
+static int go_on(struct dest *d, struct channel *c, struct err *e)
+{
+	struct frame ok = { .type = FRAME_RESUME_OK };
+	int down = STANDING_DOWN, rc = hear_resume(d, c, e);
+
+	if (rc < 0)
+		return rc;
+	ok.epoch = atomic_load(&d->epoch);
+	ok.flags = atomic_load(&atomic_load(&d->notes)->t_run_ns) ? FRAME_CONT : 0;
 	rc = send_all_missing(d, e);
+	if (!rc && !atomic_compare_exchange_strong(&d->standing, &down, STANDING_UP))
+		return err_set(e, ECANCELED, "resolved by an operator");
 	if (!rc)
 		rc = channel_send(&d->control, &ok, NULL, e);
 	if (!rc)
@@ -279,9 +378,14 @@ static int go_on(struct dest *d, struct channel *c, struct err *e)
 		rc = dest_watch_urgent(d, e);
 	if (!rc)
 		rc = d->config.hooks.start_threads(d->config.hooks.arg, e);
-	if (!rc)
-		umem_wake_all(&d->umem); /* what was asked for on the old link is asked again */
-	return rc;
+	if (rc < 0) {
+		atomic_store(&d->standing, STANDING_DOWN);
+		return rc;
+	}
+	atomic_store(&d->starved_ns, 0);
+	atomic_store(&d->poisoning, false);
+	umem_wake_all(&d->umem); /* what was asked for on the old link is asked again */
+	return 0;
 }
 
 int dest_resume(struct dest *d, int timeout_ms, struct err *e)
@@ -292,59 +396,83 @@ int dest_resume(struct dest *d, int timeout_ms, struct err *e)
 
 	snprintf(text, sizeof(text), "%s; waiting for the source to call again", e->msg);
 	d->config.hooks.note(d->config.hooks.arg, text);
+	note_trouble(&d->trouble, e);
+	atomic_store(&d->standing, STANDING_DOWN);
 	atomic_store(&d->resuming, true);
 	do {
 		struct channel c = { .fd = -1 };
 
 		let_go(d);
-		rc = await_source(d, &c, deadline_ns, e);
-		if (rc < 0)
+		if (failure_get(&d->doom, e)) {
+			rc = -e->num;
 			break;
-		rc = go_on(d, &c, e);
+		}
+		if (atomic_load(&d->standing) != STANDING_DOWN) {
+			rc = err_set(e, ESHUTDOWN, "resolved by an operator");
+			break;
+		}
+		rc = await_source(d, &c, deadline_ns, e);
+		if (!rc)
+			rc = go_on(d, &c, e);
 		channel_fini(&c);
-	} while (rc < 0 && resume_helps(e));
+		if (rc == -ETIMEDOUT && deadline_ns && clock_ns() >= deadline_ns)
+			break;
+	} while (rc < 0 && (resume_helps(e) || rc == -ECANCELED));
 	atomic_store(&d->resuming, false);
-	if (!rc)
+	if (!rc) {
+		failure_clear(&d->trouble);
+		atomic_fetch_add(&atomic_load(&d->notes)->resumed, 1);
 		d->config.hooks.note(d->config.hooks.arg, "the link is back");
+	}
 	return rc;
 }
 
-/* HELLO_OK with the token proves who says it. 0 once the source has answered, which it does with
- * CANCEL as it goes on there. */
-static int refuse_resume(struct dest *d, struct channel *c, const char *why)
+/* On the control connection at hand, if there is one. 0 once the source has heard it: it answers
+ * with CANCEL as it goes on there, or hangs up on a FAILED. */
+static int say_no(struct dest *d, enum frame_type type, const char *why)
 {
 	const uint8_t *payload;
 	struct err ignored;
 	struct frame f;
-	int rc = dest_seat(d, &d->control, c, &ignored);
-
-	if (!rc)
-		rc = dest_expect(d, FRAME_RESUME, &f, &payload, &ignored);
-	if (rc < 0)
-		return rc;
-	dest_refuse(&d->control, why);
-	rc = dest_expect(d, FRAME_CANCEL, &f, &payload, &ignored);
-	return rc == -ESHUTDOWN ? 0 : rc;
-}
-
-void dest_stay_refusing(struct dest *d, int timeout_ms, const char *why)
-{
-	uint64_t deadline_ns = clock_ns() + (uint64_t)timeout_ms * NS_PER_MS;
-	char text[512];
 	int rc;
 
+	if (d->control.fd < 0)
+		return -ENOTCONN;
+	d->control.abort_fd = -1;
+	dest_say_why(&d->control, type, why);
+	rc = dest_expect(d, FRAME_CANCEL, &f, &payload, &ignored);
+	return rc == -ESHUTDOWN || (rc == -EPIPE && type == FRAME_FAILED) ? 0 : rc;
+}
+
+void dest_stay(struct dest *d, int timeout_ms, enum frame_type type, const char *why)
+{
+	uint64_t deadline_ns = clock_ns() + (uint64_t)timeout_ms * NS_PER_MS;
+	struct err ignored;
+	char text[512];
+
+	atomic_store(&d->resuming, true);
+	failure_clear(&d->failure);
+	if (say_no(d, type, why) == 0)
+		goto out;
 	snprintf(text, sizeof(text), "%.400s; its VMM is dead, which the source is told if it asks",
 		 why);
 	d->config.hooks.note(d->config.hooks.arg, text);
-	do { /* until it has heard: a call that breaks off is followed by another */
+	for (;;) { /* until it has heard: a call that breaks off is followed by another */
 		struct channel c = { .fd = -1 };
-		struct err ignored;
+		int rc;
 
 		channel_fini(&d->control);
 		failure_clear(&d->failure);
-		if (await_source(d, &c, deadline_ns, &ignored) < 0)
-			return;
-		rc = refuse_resume(d, &c, why);
+		rc = await_source(d, &c, deadline_ns, &ignored);
+		if (rc == -ECANCELED) /* somebody else has seen that it is dead */
+			continue;
+		if (rc < 0)
+			break;
+		rc = hear_resume(d, &c, &ignored); /* HELLO_OK with the token proves who says it */
 		channel_fini(&c);
-	} while (rc < 0);
+		if (!rc && say_no(d, type, why) == 0)
+			break;
+	}
+out:
+	atomic_store(&d->resuming, false);
 }

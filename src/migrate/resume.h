@@ -8,6 +8,7 @@
 #include <stdbool.h>
 
 #include "util/err.h"
+#include "wire/frame.h"
 
 struct source;
 struct dest;
@@ -20,10 +21,12 @@ bool resume_helps(const struct err *e);
  * dead. */
 int source_resume(struct source *s, bool *ret_ran, struct err *e);
 
-/* Waits for the source to call again; timeout_ms < 0: for ever. -ETIMEDOUT. */
+/* Waits for the source to call again; timeout_ms < 0: for ever. -ETIMEDOUT; -ESHUTDOWN: an operator
+ * has ended it (d->standing); -ENODATA: vCPUs have waited for as long as they shall (LOSS_KILL). */
 int dest_resume(struct dest *d, int timeout_ms, struct err *e);
 
-/* Its VMM is dead and never ran: tells the source, should it ask within this time. */
-void dest_stay_refusing(struct dest *d, int timeout_ms, const char *why);
+/* Its VMM is dead: tells the source, should it ask within this time. REFUSED: it never ran; FAILED:
+ * it did. */
+void dest_stay(struct dest *d, int timeout_ms, enum frame_type type, const char *why);
 
 #endif

@@ -12,6 +12,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "util/clock.h"
 #include "util/fd.h"
 #include "util/mask.h"
 #include "util/util.h"
@@ -178,7 +179,8 @@ struct window {
 struct urgent {
 	struct source *s;
 	uint8_t *buf;
-	bool finished; /* the mark was sent */
+	bool finished;	       /* the mark was sent */
+	uint64_t next_beat_ns; /* when ALIVE is due */
 	unsigned int nwindows;
 	struct window window[WINDOWS_MAX]; /* newest last: its vCPU touches the neighbours next */
 };
@@ -213,6 +215,11 @@ static int serve_requests(struct urgent *u, struct err *e)
 	int rc;
 
 	while ((rc = channel_recv(&u->s->urgent, CHANNEL_DONTWAIT, 0, &f, &payload, e)) > 0) {
+		if (f.type == FRAME_ALIVE) {
+			if (!channel_pending(&u->s->urgent))
+				return 0;
+			continue;
+		}
 		if (f.type != FRAME_REQUEST)
 			return err_set(
 				e, EPROTO,
@@ -251,7 +258,7 @@ static int wait_for_requests(struct urgent *u, struct err *e)
 			       { .fd = s->failure.fd, .events = POLLIN },
 			       { .fd = u->finished ? -1 : s->finish_fd, .events = POLLIN } };
 
-	if (poll(p, 3, -1) < 0 && errno != EINTR)
+	if (poll(p, 3, source_beat_ms(s)) < 0 && errno != EINTR)
 		return err_set(e, errno, "wait for requests: %s", strerror(errno));
 	if (p[1].revents)
 		return err_set(e, ECANCELED, "cancelled");
@@ -262,12 +269,30 @@ static int wait_for_requests(struct urgent *u, struct err *e)
 	return 0;
 }
 
+/* Says that we are here, and hears whether the destination is: also while it needs nothing. */
+static int keep_alive(struct urgent *u, struct err *e)
+{
+	struct frame alive = { .type = FRAME_ALIVE, .epoch = u->s->epoch };
+	uint64_t now_ns = clock_ns();
+
+	atomic_fetch_add(&u->s->turns, 1);
+	if (now_ns < u->next_beat_ns)
+		return 0;
+	u->next_beat_ns = now_ns + (uint64_t)source_beat_ms(u->s) * NS_PER_MS;
+	if (channel_silent_ns(&u->s->urgent) > (uint64_t)u->s->config.link_timeout_ms * NS_PER_MS)
+		return err_set(e, ETIMEDOUT, "the link broke: nothing has come for %.1f s",
+			       u->s->config.link_timeout_ms / 1e3);
+	return channel_send(&u->s->urgent, &alive, NULL, e);
+}
+
 static int urgent_loop(struct urgent *u, struct err *e)
 {
 	int rc;
 
 	for (;;) {
-		rc = serve_requests(u, e);
+		rc = keep_alive(u, e);
+		if (!rc)
+			rc = serve_requests(u, e);
 		if (rc < 0)
 			return rc;
 		rc = u->nwindows ? serve_window(u, e) : wait_for_requests(u, e);

@@ -21,12 +21,20 @@
 
 enum {
 	ANSWER_TIMEOUT_MS = 10000,
+	BEAT_MS_MAX = 150,
+	SUSPECT_MS = 600,
 	LOAD_TIMEOUT_MS = 60000,
 	LAST_WORD_MS = 500,
+	LAST_WORD_MS_COMMITTED = 50, /* its guest waits */
 	CONTROL_PAYLOAD_BYTES = 128 * 1024,
 	DEVICE_PIECE_BYTES = 256 * 1024,
 	BULK_UNSENT_BYTES = 2 * 1024 * 1024, /* less starves a fast link: docs/performance.md */
 };
+
+int source_beat_ms(const struct source *s)
+{
+	return (int)min_u64((uint64_t)s->config.link_timeout_ms / 6, BEAT_MS_MAX);
+}
 
 int source_init(struct source *s, const struct source_config *config, struct err *e)
 {
@@ -45,8 +53,15 @@ int source_init(struct source *s, const struct source_config *config, struct err
 	s->serve_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	s->finish_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	s->progress_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	s->retry_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	s->patience_ms = config->link_timeout_ms;
+	s->suspect_ms = SUSPECT_MS;
+	s->predicted.rtt_ns = UINT64_MAX;
+	pthread_mutex_init(&s->peer_lock, NULL);
 	rc = failure_init(&s->failure);
-	if (rc < 0 || s->serve_fd < 0 || s->finish_fd < 0 || s->progress_fd < 0)
+	if (!rc)
+		rc = failure_init(&s->trouble);
+	if (rc < 0 || s->retry_fd < 0 || s->serve_fd < 0 || s->finish_fd < 0 || s->progress_fd < 0)
 		return err_set(e, EMFILE, "make event fds: %s", strerror(EMFILE));
 	rc = order_init(&s->order, config->nregions, s->npages, &config->order);
 	s->control_buf = source_alloc_run_buffer(s, &len);
@@ -66,6 +81,9 @@ void source_fini(struct source *s)
 	fd_close(&s->serve_fd);
 	fd_close(&s->finish_fd);
 	fd_close(&s->progress_fd);
+	fd_close(&s->retry_fd);
+	pthread_mutex_destroy(&s->peer_lock);
+	failure_fini(&s->trouble);
 	failure_fini(&s->failure);
 }
 
@@ -85,8 +103,11 @@ static int check_no(const struct frame *f, const uint8_t *payload, struct err *e
 int source_hear(struct source *s, int timeout_ms, struct frame *f, const uint8_t **payload,
 		struct err *e)
 {
-	int rc = channel_recv(&s->control, CHANNEL_WAIT, timeout_ms, f, payload, e);
+	int rc;
 
+	do {
+		rc = channel_recv(&s->control, CHANNEL_WAIT, timeout_ms, f, payload, e);
+	} while (rc > 0 && f->type == FRAME_ALIVE);
 	return rc < 0 ? rc : check_no(f, *payload, e);
 }
 
@@ -129,9 +150,13 @@ static int join(struct source *s, struct channel *c, uint32_t payload_max_bytes,
 	uint64_t asked_ns;
 	const uint8_t *payload;
 	struct hello answer;
+	struct uri peer;
 	int fd, rc;
 
-	rc = sock_connect(&s->config.peer, s->config.link_timeout_ms, s->failure.fd, &fd, e);
+	pthread_mutex_lock(&s->peer_lock);
+	peer = s->config.peer;
+	pthread_mutex_unlock(&s->peer_lock);
+	rc = sock_connect(&peer, s->patience_ms, s->failure.fd, &fd, e);
 	if (rc < 0)
 		return rc;
 	sock_watch(fd, s->config.link_timeout_ms);
@@ -144,7 +169,7 @@ static int join(struct source *s, struct channel *c, uint32_t payload_max_bytes,
 	rc = channel_send(c, &f, buf, e);
 	if (rc < 0)
 		return rc;
-	rc = channel_recv(c, CHANNEL_WAIT, ANSWER_TIMEOUT_MS, &f, &payload, e);
+	rc = channel_recv(c, CHANNEL_WAIT, s->patience_ms, &f, &payload, e);
 	if (rc < 0)
 		return rc;
 	if (!atomic_load(&s->has_predicted)) /* from then on whoever shows progress reads it */
@@ -157,16 +182,19 @@ static int join(struct source *s, struct channel *c, uint32_t payload_max_bytes,
 	if (!rc && (memcmp(answer.session, h->session, sizeof(h->session)) != 0 ||
 		    (h->again && memcmp(answer.token, h->token, sizeof(h->token)) != 0)))
 		rc = err_set(e, EPROTO, "the destination answers for another migration");
-	if (!rc)
-		memcpy(h->token, answer.token, sizeof(h->token));
-	return rc;
+	if (rc < 0)
+		return rc;
+	memcpy(h->token, answer.token, sizeof(h->token));
+	if (h->again && f.epoch > s->epoch) /* a predecessor of ours may have opened later ones */
+		s->epoch = f.epoch;
+	return 0;
 }
 
 int source_join(struct source *s, struct channel *c, struct hello *h, struct err *e)
 {
 	int rc = join(s, c, CONTROL_PAYLOAD_BYTES, h, e);
 
-	c->send_timeout_ms = ANSWER_TIMEOUT_MS; /* a peer that does not read */
+	c->send_timeout_ms = s->config.link_timeout_ms; /* a peer that does not read */
 	return rc;
 }
 
@@ -194,7 +222,6 @@ int source_hello(struct source *s, struct err *e)
 			   .rehearsal = s->config.rehearsal };
 	int rc;
 
-	s->predicted.rtt_ns = UINT64_MAX;
 	memcpy(h.session, s->session, sizeof(h.session));
 	snprintf(h.name, sizeof(h.name), "%s", s->config.name);
 	rc = source_join(s, &s->control, &h, e);
@@ -248,6 +275,8 @@ int source_advise(struct source *s, struct err *e)
 		rc = expect(s, FRAME_ADVISE_OK, ANSWER_TIMEOUT_MS, &f, &payload, e);
 	if (!rc)
 		rc = vmm->ops->prepare(vmm, false, e);
+	if (!rc)
+		rc = s->config.hooks.record(s->config.hooks.arg, RECORD_READY, e);
 	if (!rc)
 		rc = predict(s, e);
 	atomic_store(&s->has_predicted, !rc);
@@ -394,10 +423,104 @@ int source_device(struct source *s, struct err *e)
 	return rc;
 }
 
+/* Can it be called now? A link that was cut for a while is back long before its old connections
+ * are. */
+static bool can_be_called(struct source *s)
+{
+	struct err ignored;
+	struct uri peer;
+	int fd = -1;
+
+	pthread_mutex_lock(&s->peer_lock);
+	peer = s->config.peer;
+	pthread_mutex_unlock(&s->peer_lock);
+	if (sock_connect(&peer, BEAT_MS_MAX, s->failure.fd, &fd, &ignored) < 0)
+		return false;
+	fd_close(&fd);
+	return true;
+}
+
+/* Says that we are here, and hears whether the destination is: its fault thread, which always has
+ * an ear, and its session, which may be busy with its VMM for a while. */
+static int beat(struct source *s, struct err *e)
+{
+	uint64_t timeout_ns = (uint64_t)s->config.link_timeout_ms * NS_PER_MS;
+	uint64_t silent_ns = channel_silent_ns(&s->urgent);
+
+	if (silent_ns > timeout_ns || channel_silent_ns(&s->control) > timeout_ns)
+		return err_set(e, ETIMEDOUT, "the link broke: nothing has come for %.1f s",
+			       s->config.link_timeout_ms / 1e3);
+	if (silent_ns > s->suspect_ms * NS_PER_MS && can_be_called(s)) {
+		/* Less eager each time: where a network hiccups, its links are left alone. */
+		s->suspect_ms = (unsigned int)min_u64(2ull * s->suspect_ms,
+						      (uint64_t)s->config.link_timeout_ms);
+		return err_set(e, ETIMEDOUT,
+			       "the link broke: nothing has come for %.1f s, but it can be called",
+			       (double)silent_ns / NS_PER_S);
+	}
+	return source_tell(s, FRAME_ALIVE, 0, NULL, 0, e);
+}
+
+/* Behind RUN: until control, or fd (-1: none), has something to say. Returns 1 for control, 0 for
+ * fd. */
+static int watch_link(struct source *s, int fd, struct err *e)
+{
+	struct pollfd p[3] = { { .fd = s->control.fd, .events = POLLIN },
+			       { .fd = s->failure.fd, .events = POLLIN },
+			       { .fd = fd, .events = POLLIN } };
+
+	while (!channel_pending(&s->control)) {
+		int n = poll(p, 3, source_beat_ms(s)), rc;
+
+		if (n < 0 && errno != EINTR)
+			return err_set(e, errno, "wait for the destination: %s", strerror(errno));
+		if (n <= 0) {
+			rc = beat(s, e);
+			if (rc < 0)
+				return rc;
+			continue;
+		}
+		if (p[1].revents)
+			return err_set(e, ECANCELED, "cancelled");
+		if (p[0].revents)
+			break;
+		return 0;
+	}
+	return 1;
+}
+
+/* The next frame on control that is not ALIVE, behind RUN. fd as above; 0: fd has something to say.
+ */
+static int hear_or_fd(struct source *s, int fd, struct frame *f, const uint8_t **payload,
+		      struct err *e)
+{
+	int rc;
+
+	while ((rc = watch_link(s, fd, e)) > 0) {
+		rc = channel_recv(&s->control, CHANNEL_WAIT, s->config.link_timeout_ms, f, payload,
+				  e);
+		if (rc > 0 && f->type == FRAME_ALIVE)
+			continue;
+		return rc < 0 ? rc : check_no(f, *payload, e) ? -e->num : 1;
+	}
+	return rc;
+}
+
+static int await(struct source *s, enum frame_type type, struct frame *f, const uint8_t **payload,
+		 struct err *e)
+{
+	int rc = hear_or_fd(s, -1, f, payload, e);
+
+	if (rc < 0)
+		return rc;
+	return f->type == type ? 0 : out_of_order(f, frame_type_name[type], e);
+}
+
 static int send_run(struct source *s, struct err *e)
 {
 	uint64_t sent_bytes = atomic_load(&s->control.bytes_out);
 	const uint8_t *payload;
+	struct err ignored;
 	struct frame f;
 	int rc;
 
@@ -411,14 +534,14 @@ static int send_run(struct source *s, struct err *e)
 		return rc;
 	}
 	s->run_sent = true;
-	rc = source_hear(s, -1, &f, &payload, e);
+	rc = await(s, FRAME_RAN, &f, &payload, e);
 	if (rc == -ECONNREFUSED) /* said only when its VMM can never run: ours may */
 		atomic_store(&s->fate, FATE_OPEN);
 	if (rc < 0)
 		return rc;
-	if (f.type != FRAME_RAN)
-		return out_of_order(&f, "RAN", e);
 	atomic_store(&s->t_run_ns, clock_ns());
+	if (s->config.hooks.record(s->config.hooks.arg, RECORD_RAN, &ignored) < 0)
+		s->config.hooks.note(s->config.hooks.arg, ignored.msg);
 	return 0;
 }
 
@@ -447,26 +570,15 @@ int source_commit(struct source *s, struct err *e)
 /* Waits until n marks have been sent, while the destination may complain. */
 static int wait_marks(struct source *s, unsigned int n, struct err *e)
 {
-	struct pollfd p[3] = { { .fd = s->progress_fd, .events = POLLIN },
-			       { .fd = s->failure.fd, .events = POLLIN },
-			       { .fd = s->control.fd, .events = POLLIN } };
-
 	while (atomic_load(&s->marks_sent) < n) {
 		const uint8_t *payload;
 		struct frame f;
 		uint64_t count;
+		int rc = hear_or_fd(s, s->progress_fd, &f, &payload, e);
 
-		if (poll(p, 3, -1) < 0 && errno != EINTR)
-			return err_set(e, errno, "wait for the pages to be sent: %s",
-				       strerror(errno));
-		if (p[1].revents)
-			return err_set(e, ECANCELED, "cancelled");
-		if (p[2].revents) {
-			int rc = source_hear(s, ANSWER_TIMEOUT_MS, &f, &payload, e);
-
+		if (rc)
 			return rc < 0 ? rc : out_of_order(&f, "nothing", e);
-		}
-		if (p[0].revents && read(s->progress_fd, &count, sizeof(count)) < 0)
+		if (read(s->progress_fd, &count, sizeof(count)) < 0)
 			continue;
 	}
 	return 0;
@@ -498,7 +610,7 @@ int source_end(struct source *s, struct err *e)
 	ending_put(buf, &m);
 	rc = source_tell(s, FRAME_END, 0, buf, sizeof(buf), e);
 	if (!rc)
-		rc = expect(s, FRAME_END_OK, -1, &f, &payload, e);
+		rc = await(s, FRAME_END_OK, &f, &payload, e);
 	if (rc < 0)
 		return rc;
 	snprintf(s->figures, sizeof(s->figures), "%.*s", (int)f.len_bytes, (const char *)payload);
@@ -591,55 +703,162 @@ static void hear_last_word(struct source *s, struct err *e)
 		return;
 	s->control.abort_fd = -1;
 	while (!rc)
-		rc = source_hear(s, LAST_WORD_MS, &f, &payload, &word);
+		rc = source_hear(s,
+				 atomic_load(&s->fate) == FATE_COMMITTED ? LAST_WORD_MS_COMMITTED
+									 : LAST_WORD_MS,
+				 &f, &payload, &word);
 	if (rc == -ECONNREFUSED || rc == -EREMOTEIO)
 		*e = word;
 	if (rc == -ECONNREFUSED && atomic_load(&s->stage) == STAGE_RUN)
 		atomic_store(&s->fate, FATE_OPEN); /* as in source_commit() */
 }
 
-/* Behind the commit a broken link is mended, however long that takes: the VM runs there, or may. */
-static int resume(struct source *s, unsigned int *stage, struct err *e)
+/* What calling again cannot mend: an operator is waited for, who may want another try. */
+static int await_operator(struct source *s, struct err *e)
+{
+	uint64_t count;
+
+	failure_clear(&s->trouble);
+	failure_set(&s->trouble, e);
+	s->config.hooks.note(s->config.hooks.arg, e->msg);
+	source_stop_threads(s);
+	atomic_store(&s->standing, STANDING_DOWN);
+	atomic_store(&s->paused, true);
+	while (atomic_load(&s->standing) == STANDING_DOWN &&
+	       read(s->retry_fd, &count, sizeof(count)) < 0)
+		fd_wait(s->retry_fd, POLLIN, -1, -1);
+	atomic_store(&s->paused, false);
+	if (atomic_load(&s->standing) != STANDING_DOWN)
+		return err_set(e, ESHUTDOWN, "resolved by an operator");
+	return err_set(e, EPIPE, "an operator wants another try");
+}
+
+/* Behind the commit a broken link is mended, however long that takes: the VM runs there, or may.
+ * Ends well, or with the VM given back (fate), or given up. */
+static int mend(struct source *s, unsigned int *stage, struct err *e)
 {
 	bool ran;
 	int rc;
 
-	do {
+	*stage = STAGE_POSTCOPY;
+	for (;;) {
+		if (e->num == EILSEQ)
+			atomic_fetch_add(&s->checksum_failures, 1);
+		if (!resume_helps(e) && await_operator(s, e) == -ESHUTDOWN)
+			break;
 		rc = source_resume(s, &ran, e);
 		if (!rc && ran && !atomic_load(&s->t_run_ns))
 			atomic_store(&s->t_run_ns, clock_ns());
 		else if (!rc && !ran)
 			rc = send_run(s, e);
-	} while (rc < 0 && atomic_load(&s->fate) == FATE_COMMITTED && resume_helps(e));
-	if (rc == -ECONNREFUSED) /* it proved who it is, and that the VM never ran there */
+		if (!rc)
+			return 0;
+		/* It proved who it is, and that the VM never ran there. */
+		if (rc == -ECONNREFUSED && !atomic_load(&s->t_run_ns))
+			atomic_store(&s->fate, FATE_OPEN);
+		if (rc == -ESHUTDOWN || atomic_load(&s->fate) != FATE_COMMITTED)
+			break;
+	}
+	if (atomic_load(&s->standing) == STANDING_RUN_HERE) {
 		atomic_store(&s->fate, FATE_OPEN);
-	*stage = STAGE_POSTCOPY;
-	return rc;
+		err_set(e, ESHUTDOWN, "taken back by an operator (resolve --run-here)");
+	} else if (atomic_load(&s->standing) == STANDING_GIVEN_UP) {
+		err_set(e, ESHUTDOWN, "given up by an operator (resolve --give-up)");
+	}
+	return -e->num;
+}
+
+/* From the stage that the table has at i. rc < 0: as if the one before had just ended so. */
+static int run_stages(struct source *s, unsigned int i, int rc, struct err *e)
+{
+	const unsigned int end = s->config.rehearsal ? STAGE_RUN : STAGE_N;
+
+	for (;;) {
+		if (rc < 0) {
+			/* A thread that failed knows better than the wait that it ended. */
+			if (e->num == ECANCELED)
+				failure_get(&s->failure, e);
+			hear_last_word(s, e);
+			if (atomic_load(&s->fate) != FATE_COMMITTED)
+				return -e->num;
+			rc = mend(s, &i, e);
+			if (rc < 0)
+				return rc;
+		}
+		if (i == end)
+			return 0;
+		atomic_store(&s->stage, i);
+		rc = stages[i].source ? stages[i].source(s, e) : 0;
+		i++;
+	}
 }
 
 int source_run(struct source *s, struct err *e)
 {
-	unsigned int i = 0;
-	int rc = 0;
+	int rc = run_stages(s, 0, 0, e);
 
-	while (i < (s->config.rehearsal ? STAGE_RUN : STAGE_N) && !rc) {
-		atomic_store(&s->stage, i);
-		if (stages[i].source)
-			rc = stages[i].source(s, e);
-		i++;
-		if (!rc)
-			continue;
-		/* A thread that failed knows better than the wait that it ended. */
-		if (e->num == ECANCELED)
-			failure_get(&s->failure, e);
-		hear_last_word(s, e);
-		if (atomic_load(&s->fate) == FATE_COMMITTED && resume_helps(e))
-			rc = resume(s, &i, e);
-	}
 	if (!rc && s->config.rehearsal)
 		rc = go_back(s, e);
 	else if (rc < 0 && atomic_load(&s->fate) != FATE_COMMITTED)
 		roll_back(s, e);
 	source_stop_threads(s);
 	return rc < 0 ? -e->num : 0;
+}
+
+int source_run_on(struct source *s, const struct migrate_past *past, struct err *e)
+{
+	int rc;
+
+	memcpy(s->session, past->session, sizeof(s->session));
+	memcpy(s->token, past->token, sizeof(s->token));
+	s->was_running = past->was_running;
+	s->stopped = s->run_sent = true;
+	atomic_store(&s->fate, FATE_COMMITTED);
+	if (past->ran)
+		atomic_store(&s->t_run_ns, clock_ns());
+	err_set(e, EPIPE, "another umig-source has taken over");
+	rc = run_stages(s, STAGE_POSTCOPY, -EPIPE, e);
+	if (rc < 0 && atomic_load(&s->fate) != FATE_COMMITTED)
+		roll_back(s, e);
+	source_stop_threads(s);
+	return rc < 0 ? -e->num : 0;
+}
+
+/* --- from another thread --- */
+
+static void interrupt(struct source *s)
+{
+	struct err e = ERR_INIT;
+
+	err_set(&e, ECANCELED, "an operator has something to say");
+	fd_signal(s->retry_fd);
+	if (atomic_load(&s->resuming)) /* a link that is up is left alone */
+		failure_set(&s->failure, &e);
+}
+
+void source_call(struct source *s, const struct uri *peer)
+{
+	pthread_mutex_lock(&s->peer_lock);
+	if (peer)
+		s->config.peer = *peer;
+	pthread_mutex_unlock(&s->peer_lock);
+	interrupt(s);
+}
+
+int source_resolve(struct source *s, enum standing how, struct err *e)
+{
+	int down = STANDING_DOWN;
+
+	if (atomic_load(&s->standing) == STANDING_UP)
+		return err_set(
+			e, EBUSY,
+			"the link to the destination is up: there is nothing to resolve ('umig cancel' takes a move back as long as the VM is here)");
+	if (how == STANDING_RUN_HERE && atomic_load(&s->t_run_ns))
+		return err_set(
+			e, EPERM,
+			"it has run at the destination: what it did there is not in the memory here, and it may run there still. --give-up ends it here");
+	if (!atomic_compare_exchange_strong(&s->standing, &down, how))
+		return err_set(e, EBUSY, "the link to the destination has just come back");
+	interrupt(s);
+	return 0;
 }

@@ -55,8 +55,17 @@ struct source {
 	bool stopped;
 	bool left_stopped;     /* the roll-back failed: an operator must look */
 	_Atomic bool resuming; /* the link is broken, the destination is called again */
+	_Atomic bool paused;   /* calling again cannot mend it: an operator is waited for */
+	_Atomic int standing;  /* enum standing */
 	_Atomic unsigned int resumed;
-	bool run_sent; /* at least a byte of it */
+	_Atomic unsigned int checksum_failures; /* noticed here; asked again on a new link */
+	struct failure trouble;			/* why the link is down, for status */
+	int retry_fd;				/* eventfd: an operator wants another try */
+	pthread_mutex_t peer_lock;		/* Lock of config.peer behind HELLO */
+	int patience_ms;			/* for a connection and its first answer */
+	unsigned int suspect_ms;		/* silence behind which a new link is tried */
+	_Atomic uint64_t turns;			/* of the urgent thread: while it turns it lives */
+	bool run_sent;				/* at least a byte of it */
 	uint8_t session[WIRE_SESSION_BYTES];
 	uint8_t token[WIRE_SESSION_BYTES]; /* of the destination */
 	uint32_t epoch;
@@ -88,8 +97,20 @@ void source_fini(struct source *s);
  */
 int source_run(struct source *s, struct err *e);
 
+/* Instead of source_run(), for the successor of one that died behind the commit. */
+int source_run_on(struct source *s, const struct migrate_past *past, struct err *e);
+
 /* Ends the migration if the VM has not been given away: -EBUSY if it has. Any thread. */
 int source_cancel(struct source *s);
+
+/* From another thread, behind the commit. source_call(): from now on it calls there (NULL: where it
+ * did), and tries at once. source_resolve(): an operator ends the calling. -EBUSY: the link is up;
+ * -EPERM: the VM has run there. */
+void source_call(struct source *s, const struct uri *peer);
+int source_resolve(struct source *s, enum standing how, struct err *e);
+
+/* How often ALIVE is said. */
+int source_beat_ms(const struct source *s);
 
 /* Bodies of the threads that hooks.start_threads makes; they return when the source has ended or
  * failed. */

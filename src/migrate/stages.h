@@ -4,6 +4,9 @@
 #ifndef UMIG_MIGRATE_STAGES_H
 #define UMIG_MIGRATE_STAGES_H
 
+#include <stdbool.h>
+#include <stdint.h>
+
 #include "util/err.h"
 
 struct source;
@@ -31,13 +34,27 @@ struct stage {
 
 extern const struct stage stages[STAGE_N];
 
-/* What must be on file before the migration goes on. The commit rule is in docs/design.md. */
+/* What must be on file before the migration goes on. The commit table is in docs/design.md. */
 enum migrate_record {
+	RECORD_READY,	    /* source: its VMM is set up for what comes */
 	RECORD_STOPPING,    /* source: about to stop the VM */
 	RECORD_ROLLED_BACK, /* source: it is what it was before */
 	RECORD_COMMITTED,   /* source: from here on only the destination may run it */
-	RECORD_RUNNING,	    /* destination: about to run it */
-	RECORD_COMPLETED,   /* either: every page is accounted for */
+	RECORD_LOADING,	  /* destination: from here on its VMM is of no use but for this machine */
+	RECORD_RUNNING,	  /* destination: about to run it */
+	RECORD_RAN,	  /* either: it has run there */
+	RECORD_COMPLETED, /* either: every page is accounted for */
+};
+
+/* Behind RUN, how it stands with the link; and what an operator has said while it was broken.
+ * Whoever swaps first: a link that is back, or an operator who ends the waiting. */
+enum standing { STANDING_UP, STANDING_DOWN, STANDING_RUN_HERE, STANDING_GIVEN_UP };
+
+/* What is on file of a migration whose process has died. */
+struct migrate_past {
+	const uint8_t *session, *token; /* WIRE_SESSION_BYTES each */
+	bool was_running;		/* the VM, before it was stopped */
+	bool ran, completed;
 };
 
 /* What the program around a migration does for it. */

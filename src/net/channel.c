@@ -8,6 +8,7 @@
 #include <sys/socket.h>
 #include <sys/uio.h>
 
+#include "util/clock.h"
 #include "util/fd.h"
 #include "util/util.h"
 
@@ -23,6 +24,7 @@ int channel_init(struct channel *c, int fd, int abort_fd, uint32_t payload_max_b
 	c->lookahead_bytes = FRAME_HEAD_BYTES;
 	atomic_store(&c->bytes_in, 0); /* one by one: whoever shows progress may look at them now */
 	atomic_store(&c->bytes_out, 0);
+	atomic_store(&c->heard_ns, clock_ns());
 	/* Page-aligned: COPY reads the pages straight from here. */
 	c->rx = mmap(NULL, room, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (c->rx == MAP_FAILED) {
@@ -48,8 +50,17 @@ void channel_shutdown(struct channel *c)
 		shutdown(c->fd, SHUT_RDWR);
 }
 
+uint64_t channel_silent_ns(const struct channel *c)
+{
+	uint64_t now_ns = clock_ns();
+
+	return now_ns - min_u64(atomic_load_explicit(&c->heard_ns, memory_order_relaxed), now_ns);
+}
+
 static int send_failed(int err, struct err *e)
 {
+	if (err == EAGAIN) /* sock_watch() has set how long a send may block */
+		return err_set(e, ETIMEDOUT, "the link broke: the peer takes nothing any more");
 	if (err == EPIPE || err == ECONNRESET)
 		return err_set(e, EPIPE, "the link broke: the peer closed it");
 	return err_set(e, err, "the link broke: %s", strerror(err));
@@ -152,6 +163,7 @@ static int fill(struct channel *c, size_t want, int how, int timeout_ms, struct 
 			       c->rx_bytes ? " in the middle of a frame" : "");
 	c->rx_bytes += (size_t)n;
 	atomic_fetch_add_explicit(&c->bytes_in, (uint64_t)n, memory_order_relaxed);
+	atomic_store_explicit(&c->heard_ns, clock_ns(), memory_order_relaxed);
 	return 1;
 }
 

@@ -26,6 +26,7 @@ struct channel {
 			      */
 	size_t lookahead_bytes; /* how much to read when the next header is not known yet */
 	_Atomic uint64_t bytes_in, bytes_out;
+	_Atomic uint64_t heard_ns; /* when bytes came last; at first: when it was made */
 };
 
 /* Takes fd. payload_max_bytes: the largest frame it will receive. */
@@ -56,6 +57,9 @@ enum { CHANNEL_WAIT = 0, CHANNEL_DONTWAIT = 1 };
  * frame_get() says. Sums are checked. timeout_ms < 0: for ever. */
 int channel_recv(struct channel *c, int how, int timeout_ms, struct frame *ret_f,
 		 const uint8_t **ret_payload, struct err *e);
+
+/* For how long nothing has come. Any thread. */
+uint64_t channel_silent_ns(const struct channel *c);
 
 /* Ends every send and receive on it, of any thread. */
 void channel_shutdown(struct channel *c);

@@ -245,8 +245,12 @@ void sock_watch(int fd, int timeout_ms)
 	unsigned int user_ms = (unsigned int)timeout_ms;
 	int on = 1, nprobes = 3, s = timeout_ms / 1000 / (nprobes + 1);
 
+	struct timeval send = { timeout_ms / 1000, timeout_ms % 1000 * 1000 };
+
 	s = s < 1 ? 1 : s;
-	/* All fail on unix sockets, whose peer cannot be silent. */
+	setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &send,
+		   sizeof(send)); /* a peer that does not read */
+	/* These fail on unix sockets. */
 	setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on));
 	setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &s, sizeof(s));
 	setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &s, sizeof(s));

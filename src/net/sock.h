@@ -24,7 +24,8 @@ int sock_accept(int listen_fd);
 /* The address a socket is bound to, in the spelling of uri_parse(). */
 void sock_name(int fd, char *out, size_t room_bytes);
 
-/* A peer, or a network, that has not answered for this long ends the connection (-ETIMEDOUT). */
+/* A peer, or a network, that has not answered for this long ends the connection (-ETIMEDOUT), and
+ * so does one that takes nothing of what is sent. */
 void sock_watch(int fd, int timeout_ms);
 
 /* Little unsent data in the kernel: a request overtakes all of what is not sent yet. */

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <poll.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 
@@ -71,12 +72,21 @@ int ctl_next(struct ctl *c, int timeout_ms, json_t **ret_object, struct err *e)
 	}
 }
 
-int ctl_execute(struct ctl *c, const char *command, json_t **ret_value, struct err *e)
+int ctl_execute(struct ctl *c, const char *command, json_t *arguments, json_t **ret_value,
+		struct err *e)
 {
-	char line[256];
-	int n = snprintf(line, sizeof(line), "{\"execute\": \"%s\"}\n", command);
+	json_t *line = json_pack("{s:s, s:o*}", "execute", command, "arguments", arguments);
+	char *text = line ? json_dumps(line, JSON_COMPACT) : NULL;
+	size_t len = text ? strlen(text) : 0;
+	ssize_t sent = -1;
 
-	if (fd_send(c->sock, line, (size_t)n, NULL, 0) < 0)
+	if (text) {
+		text[len] = '\n'; /* sent with its length: no NUL needed */
+		sent = fd_send(c->sock, text, len + 1, NULL, 0);
+	}
+	free(text);
+	json_decref(line);
+	if (sent < 0)
 		return err_set(e, EPIPE, "the keeper has gone");
 	for (;;) {
 		json_t *o, *value;

@@ -22,7 +22,9 @@ void ctl_close(struct ctl *c);
  * reference. */
 int ctl_next(struct ctl *c, int timeout_ms, json_t **ret_object, struct err *e);
 
-/* Executes a command; events that come before its answer are dropped. *ret_value may be NULL. */
-int ctl_execute(struct ctl *c, const char *command, json_t **ret_value, struct err *e);
+/* Executes a command; events that come before its answer are dropped. arguments: its reference is
+ * taken, may be NULL; *ret_value may be NULL. */
+int ctl_execute(struct ctl *c, const char *command, json_t *arguments, json_t **ret_value,
+		struct err *e);
 
 #endif

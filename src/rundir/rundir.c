@@ -11,6 +11,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "rundir/keeperfile.h"
+#include "rundir/statefile.h"
 #include "rundir/tombstone.h"
 #include "rundir/vmfile.h"
 #include "util/fd.h"
@@ -86,39 +88,25 @@ static int make_root(const char *root, struct err *e)
 /* Has its VM gone to another host? Then starting it again here would make two. */
 static bool has_left(const char *name, char *where, size_t room)
 {
-	json_t *state;
+	struct move_state state;
 	struct err e;
-	const char *record, *role, *peer;
-	bool left = false;
+	bool left;
 	int rc;
 
 	if (tombstone_read(name, where, room))
 		return true;
-	rc = rundir_read(name, "state.json", &state, &e);
-	snprintf(where, room, "has left for an unknown host (its state.json is damaged)");
-	if (rc < 0)
-		return rc == -EBADMSG; /* when in doubt, no second VM */
-	record = json_string_value(json_object_get(state, "record"));
-	role = json_string_value(json_object_get(state, "role"));
-	peer = json_string_value(json_object_get(state, "peer"));
-	if (record && role && !strcmp(role, "source"))
-		left = !strcmp(record, "committed") || !strcmp(record, "completed");
-	snprintf(where, room, "has left for %s", peer ? peer : "another host");
-	json_decref(state);
-	return left;
-}
-
-/* A keeper holds what may be the only copy of its memory, also when its VMM is gone. */
-static bool is_moving(const char *name)
-{
-	char path[RUNDIR_PATH_BYTES];
-	autoclose int fd = -1;
-	struct err e;
-
-	if (rundir_path(path, name, "keeper.lock", &e) < 0)
+	rc = statefile_load(name, &state, &e);
+	if (rc == -ENOENT)
 		return false;
-	fd = open(path, O_RDONLY | O_CLOEXEC);
-	return fd >= 0 && flock(fd, LOCK_EX | LOCK_NB) < 0 && errno == EWOULDBLOCK;
+	if (rc < 0) { /* when in doubt, no second VM */
+		snprintf(where, room, "has left for an unknown host (its state.json is damaged)");
+		return true;
+	}
+	left = state.outgoing && (state.record == MOVE_COMMITTED || state.record == MOVE_RAN ||
+				  state.record == MOVE_COMPLETED || state.record == MOVE_GIVEN_UP);
+	snprintf(where, room, "has left for %s", state.peer);
+	statefile_free(&state);
+	return left;
 }
 
 static int sync_folder(const char *path)
@@ -174,7 +162,7 @@ int rundir_claim(const char *name, bool again, int *ret_lock_fd, struct err *e)
 	if (!vmfile_load(name, &vm, &none) && vmfile_lives(&vm))
 		return err_set(e, EEXIST, "%s is in use: process %d runs it; choose another name",
 			       name, (int)vm.pid);
-	if (is_moving(name))
+	if (keeper_is_there(name)) /* it may hold the only copy of its memory */
 		return err_set(e, EEXIST,
 			       "%s is still on its way: 'umig status %s' shows how far it is", name,
 			       name);

@@ -4,12 +4,14 @@
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
 
 #include "util/fd.h"
+#include "util/util.h"
 
 int control_init(struct control *c, const char *path, struct err *e)
 {
@@ -70,6 +72,7 @@ static void accept_client(struct control *c)
 			continue;
 		c->client[i].fd = fd_steal(&fd);
 		c->client[i].len_bytes = 0;
+		c->client[i].turn++;
 		say(&c->client[i], json_pack("{s:{s:s}}", "UMIG", "version", UMIG_VERSION));
 	}
 	if (fd >= 0)
@@ -81,80 +84,98 @@ static json_t *failure(const char *desc)
 	return json_pack("{s:{s:s, s:s}}", "error", "class", "GenericError", "desc", desc);
 }
 
-/* May it still be undone? Words of query-migrate in which only the source has the VM. */
-static bool may_cancel(const json_t *status)
+static bool is_forwarded(const char *command)
 {
-	static const char *const words[] = { "none", "setup", "active", "device" };
-	const char *word = json_string_value(json_object_get(status, "status"));
+	static const char *const names[] = { "migrate_cancel", "migrate-recover", "x-resolve" };
 
-	for (size_t i = 0; word && i < sizeof(words) / sizeof(words[0]); i++)
-		if (!strcmp(word, words[i]))
+	for (size_t i = 0; i < ARRAY_SIZE(names); i++)
+		if (!strcmp(command, names[i]))
 			return true;
 	return false;
 }
 
-static bool execute(struct control *c, struct control_client *client, const char *line, size_t len)
+/* Who asked, and in which life of his place. */
+static uint64_t id_of(const struct control *c, const struct control_client *client)
+{
+	return (uint64_t)client->turn << 8 | (uint64_t)(client - c->client);
+}
+
+void control_answer(struct control *c, uint64_t id, const char *error)
+{
+	struct control_client *client = &c->client[id & 0xff];
+
+	if ((id & 0xff) >= CONTROL_CLIENTS_MAX || client->fd < 0 || id_of(c, client) != id)
+		return;
+	say(client, error ? failure(error) : json_pack("{s:{}}", "return"));
+}
+
+static void forward_command(struct control *c, struct control_client *client, const json_t *o,
+			    const char *name, control_forward_fn *forward, void *arg)
+{
+	json_t *command = json_deep_copy(json_object_get(o, "arguments"));
+	struct err e = ERR_INIT;
+
+	if (!json_is_object(command)) {
+		json_decref(command);
+		command = json_object();
+	}
+	json_object_set_new(command, "execute", json_string(name));
+	if (forward(arg, id_of(c, client), command, &e) < 0)
+		say(client, failure(e.msg));
+	json_decref(command);
+}
+
+static void execute(struct control *c, struct control_client *client, const char *line, size_t len,
+		    control_forward_fn *forward, void *arg)
 {
 	json_t *o = json_loadb(line, len, 0, NULL);
 	const char *command = json_string_value(json_object_get(o, "execute"));
-	const char *role = json_string_value(json_object_get(c->status, "role"));
-	bool cancel = false;
 
-	if (!command) {
+	if (!command)
 		say(client, failure("not a command: {\"execute\": \"query-migrate\"} is one"));
-	} else if (!strcmp(command, "query-migrate")) {
+	else if (!strcmp(command, "query-migrate"))
 		say(client, json_pack("{s:O}", "return", c->status));
-	} else if (!strcmp(command, "query-version")) {
+	else if (!strcmp(command, "query-version"))
 		say(client, json_pack("{s:{s:s}}", "return", "umig", UMIG_VERSION));
-	} else if (!strcmp(command, "qmp_capabilities")) {
+	else if (!strcmp(command, "qmp_capabilities"))
 		say(client, json_pack("{s:{}}", "return"));
-	} else if (!strcmp(command, "migrate_cancel")) {
-		cancel = may_cancel(c->status) && (!role || !strcmp(role, "source"));
-		say(client,
-		    cancel ? json_pack("{s:{}}", "return")
-			   : failure(role && strcmp(role, "source")
-					     ? "a migration is cancelled at its source"
-					     : "it is too late to cancel: the VM runs at the destination"));
-	} else {
+	else if (is_forwarded(command))
+		forward_command(c, client, o, command, forward, arg);
+	else
 		say(client, failure("unknown command"));
-	}
 	json_decref(o);
-	return cancel;
 }
 
-static bool serve_client(struct control *c, struct control_client *client)
+static void serve_client(struct control *c, struct control_client *client,
+			 control_forward_fn *forward, void *arg)
 {
 	ssize_t n = recv(client->fd, client->line + client->len_bytes,
 			 CONTROL_LINE_BYTES - client->len_bytes, MSG_DONTWAIT);
-	bool cancel = false;
 	char *end;
 
 	if (n <= 0) {
 		fd_close(&client->fd);
-		return false;
+		return;
 	}
 	client->len_bytes += (size_t)n;
 	while (client->fd >= 0 && (end = memchr(client->line, '\n', client->len_bytes))) {
 		size_t used = (size_t)(end - client->line) + 1;
 
-		cancel |= execute(c, client, client->line, used);
+		execute(c, client, client->line, used, forward, arg);
 		memmove(client->line, client->line + used, client->len_bytes -= used);
 	}
 	if (client->len_bytes == CONTROL_LINE_BYTES)
 		fd_close(&client->fd); /* no command is that long */
-	return cancel;
 }
 
-bool control_serve(struct control *c, const struct pollfd *p)
+void control_serve(struct control *c, const struct pollfd *p, control_forward_fn *forward,
+		   void *arg)
 {
-	bool cancel = false;
-
 	for (unsigned int i = 0; i < CONTROL_CLIENTS_MAX; i++)
 		if (p[1 + i].revents && c->client[i].fd == p[1 + i].fd)
-			cancel |= serve_client(c, &c->client[i]);
+			serve_client(c, &c->client[i], forward, arg);
 	if (p[0].revents)
 		accept_client(c);
-	return cancel;
 }
 
 void control_status(struct control *c, json_t *status)

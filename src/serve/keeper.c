@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* umig-keeper: one a VM while it moves. It holds what must not be lost (memory, userfaultfds),
- * attaches to the VMM, starts the worker that does everything else, and speaks for both on
- * ctl.sock. Single-threaded: one poll(), one function for each kind of fd.
+/* umig-keeper: one a VM while it moves. It holds what must not be lost (hold.h), starts the worker
+ * that does everything else, and another one when that dies or hangs, and speaks for both on
+ * ctl.sock. Single-threaded: one poll(), one function for each kind of fd. What a worker's death
+ * means is read from state.json: docs/design.md, "Commit table".
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -9,97 +10,160 @@
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <sys/file.h>
+#include <string.h>
 #include <sys/prctl.h>
-#include <sys/socket.h>
 #include <sys/syscall.h>
-#include <sys/un.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include "attach/attach.h"
+#include "net/sock.h"
 #include "rundir/rundir.h"
+#include "rundir/statefile.h"
 #include "rundir/tombstone.h"
 #include "rundir/vmfile.h"
+#include "serve/child.h"
 #include "serve/control.h"
+#include "serve/hold.h"
+#include "serve/predecessor.h"
 #include "serve/serve.h"
 #include "serve/worker.h"
-#include "umem/uffd.h"
 #include "util/clock.h"
 #include "util/fd.h"
 #include "util/log.h"
+#include "util/proc.h"
 #include "util/util.h"
 
-enum { LAST_WORDS_MS = 2000 };
-
-/* CONFIG of a keeper: {"role": "source"|"destination", "uri", "listen": fd, "ready": fd, and for a
- * source "bulk", "no-background", "move-background", "forward", "backward", "break"}. It is handed
- * on to the worker with what the keeper has found: "regions", "pid", "vmm-socket", "adapter",
- * "pages", "link", "vmm-pidfd". */
-struct keeper {
-	const char *name;
-	json_t *config;
-	bool incoming;
-	struct vm_record vm;
-	int exe_fd;  /* what we run: the worker runs the same, also during a package upgrade */
-	int lock_fd; /* one keeper a VM */
-	int vmm_pidfd;
-	int listen_fd; /* destination: handed to the worker */
-	int memfd[VMM_REGIONS_MAX];
-	int uffd, remote_uffd, pagemap_fd;
-	pid_t worker;
-	int worker_pidfd, link_fd;
-	struct control control;
-	uint64_t vmm_gone_ns; /* 0: it lives */
-	bool worker_gone;
-	bool complete; /* the worker's last word was success */
+enum {
+	LOCK_TIMEOUT_MS = 5000, /* a predecessor that has just died */
+	LOOK_MS = 100,
+	QUIT_TIMEOUT_MS = 10000, /* a source's VMM, when all is over */
+	QUICK_DEATH_MS = 1000,	 /* a worker that dies sooner is restarted later and later */
+	RESTART_MS = 100,
+	RESTART_MS_MAX = 10000,
 };
 
-static int watch_vmm(struct keeper *k, struct err *e)
+/* CONFIG of a keeper: {"role": "source"|"destination", "uri", "listen": fd, "ready": fd, and
+ * options: for a source "bulk", "no-background", "move-background", "forward", "backward",
+ * "rehearsal", "break"; for a destination "on-loss", "on-loss-ms"; "link-timeout-ms"}. It is handed
+ * on to the worker with what hold_describe() adds.
+ *
+ * Two others come to be: "recover": true ("replace": also while the old ones live), from state.json
+ * and keeper.json; and "adopt": PID with "link": fd, from a worker whose keeper has died. */
+struct keeper {
+	const char *name;
+	json_t *config;		     /* with what the worker must know */
+	struct keeper_record record; /* keeper.json; its config is the verb's */
+	bool incoming;
+	bool logging; /* before that, what fails is the verb's to say */
+	struct vm_record vm;
+	int exe_fd; /* what we run: the worker runs the same, also during a package upgrade */
+	int lock_fd;
+	struct hold hold;
+	struct child child;
+	struct control control;
+	uint64_t vmm_gone_ns;	 /* 0: it lives */
+	uint64_t restart_at_ns;	 /* 0: no worker is due */
+	unsigned int restart_ms; /* behind the next death */
+	bool over;     /* the worker's last word has come, or there is nothing to work on */
+	bool complete; /* that word was success */
+};
+
+/* --- what is on file --- */
+
+/* What a worker that is not there any more leaves to be done. */
+enum next { NEXT_BEGIN, NEXT_GO_ON, NEXT_ROLL_BACK, NEXT_NOTHING };
+
+static enum next what_next(const struct keeper *k)
 {
-	fd_close(&k->vmm_pidfd);
-	k->vmm_pidfd = (int)syscall(SYS_pidfd_open, k->vm.pid, 0);
-	if (k->vmm_pidfd < 0 || !vmfile_lives(&k->vm))
-		return err_set(e, ESRCH, "%s is not running: process %d has ended", k->name,
-			       (int)k->vm.pid);
-	return 0;
+	static const enum next next[MOVE_NRECORDS][2] = {
+		/*		       source		  destination */
+		[MOVE_BEGUN] = { NEXT_ROLL_BACK, NEXT_BEGIN },
+		[MOVE_STOPPING] = { NEXT_ROLL_BACK, NEXT_NOTHING },
+		[MOVE_COMMITTED] = { NEXT_GO_ON, NEXT_NOTHING },
+		[MOVE_LOADING] = { NEXT_NOTHING, NEXT_GO_ON },
+		[MOVE_RUNNING] = { NEXT_NOTHING, NEXT_GO_ON },
+		[MOVE_RAN] = { NEXT_GO_ON, NEXT_GO_ON },
+		[MOVE_COMPLETED] = { NEXT_NOTHING, NEXT_GO_ON },
+		[MOVE_ROLLED_BACK] = { NEXT_NOTHING, NEXT_NOTHING },
+		[MOVE_REFUSED] = { NEXT_NOTHING, NEXT_NOTHING },
+		[MOVE_LOST] = { NEXT_NOTHING, NEXT_NOTHING },
+		[MOVE_GIVEN_UP] = { NEXT_NOTHING, NEXT_NOTHING },
+	};
+	struct move_state s;
+	enum next what = NEXT_GO_ON; /* damaged: the next worker says so, again and again */
+	struct err e;
+
+	if (statefile_load(k->name, &s, &e) == 0)
+		what = next[s.record][k->incoming];
+	statefile_free(&s);
+	return what;
 }
 
-static int be_the_only_one(struct keeper *k, struct err *e)
+/* What became of it, on file: for verbs that come when we are gone. */
+static void write_end(struct keeper *k, json_t *status)
 {
-	char path[RUNDIR_PATH_BYTES];
-	int rc = rundir_path(path, k->name, "keeper.lock", e);
+	struct move_state s;
+	struct err e;
 
-	if (rc < 0)
-		return rc;
-	k->lock_fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-	if (k->lock_fd < 0)
-		return err_set(e, errno, "open %s: %s", path, strerror(errno));
-	if (flock(k->lock_fd, LOCK_EX | LOCK_NB) < 0)
-		return err_set(e, EBUSY,
-			       "%s is already being migrated: 'umig status %s' shows how far it is",
-			       k->name, k->name);
-	return 0;
+	if (statefile_load(k->name, &s, &e) < 0) {
+		log_line("%s", e.msg); /* what cannot be read is not written over */
+		statefile_free(&s);
+		return;
+	}
+	if (k->incoming && !k->complete && s.record < MOVE_RUNNING)
+		s.record = MOVE_REFUSED;
+	else if (k->incoming && !k->complete)
+		s.record = MOVE_LOST;
+	else if (!k->complete && (s.record == MOVE_COMMITTED || s.record == MOVE_RAN))
+		s.record = MOVE_GIVEN_UP;
+	json_decref(s.migration);
+	s.migration = json_incref(status);
+	if (statefile_save(k->name, &s, &e) < 0)
+		log_line("%s", e.msg);
+	statefile_free(&s);
+}
+
+/* The last move's end must not be taken for this one's. */
+static int write_begin(struct keeper *k, struct err *e)
+{
+	struct move_state s = { .outgoing = !k->incoming, .record = MOVE_BEGUN };
+
+	snprintf(s.peer, sizeof(s.peer), "%s", config_text(k->config, "uri"));
+	return statefile_save(k->name, &s, e);
+}
+
+static void write_keeper(struct keeper *k)
+{
+	struct err e;
+
+	k->record.pid = getpid();
+	k->record.start_ticks = proc_start_ticks(getpid());
+	k->record.worker_pid = k->child.pid;
+	k->record.worker_start_ticks = k->child.pid ? proc_start_ticks(k->child.pid) : 0;
+	k->record.remote_uffd = k->hold.remote_uffd;
+	if (keeperfile_save(k->name, &k->record, &e) < 0)
+		log_line("%s", e.msg);
 }
 
 /* After the commit only the other end may run it: a second move from here would make two. */
 static int refuse_given(struct keeper *k, struct err *e)
 {
-	json_t *state;
+	struct move_state s;
 	struct err none;
 	int rc = 0;
 
-	if (k->incoming || rundir_read(k->name, "state.json", &state, &none) < 0)
-		return 0;
-	if (!strcmp(config_text(state, "role"), "source") &&
-	    !strcmp(config_text(state, "record"), "committed"))
-		rc = err_set(
-			e, EPERM,
-			"%s was given to %s and may run there: it is not moved again from here",
-			k->name, config_text(state, "peer"));
-	json_decref(state);
+	if (!k->incoming && statefile_load(k->name, &s, &none) == 0) {
+		if (s.outgoing && (s.record == MOVE_COMMITTED || s.record == MOVE_RAN))
+			rc = err_set(
+				e, EPERM,
+				"%s was given to %s and may run there: it is not moved again from here ('umig recover %s' mends that move)",
+				k->name, s.peer, k->name);
+		statefile_free(&s);
+	}
 	return rc;
 }
+
+/* --- how it comes to be --- */
 
 static int open_log(struct keeper *k, struct err *e)
 {
@@ -114,47 +178,8 @@ static int open_log(struct keeper *k, struct err *e)
 	dup2(null, STDIN_FILENO);
 	dup2(null, STDOUT_FILENO);
 	close(null);
+	k->logging = true;
 	return 0;
-}
-
-static int keeper_init(struct keeper *k, int argc, char **argv, struct err *e)
-{
-	char path[RUNDIR_PATH_BYTES];
-	json_error_t why;
-	int rc;
-
-	*k = (struct keeper){ .name = argc == 2 ? argv[0] : "",
-			      .config = argc == 2 ? json_loads(argv[1], 0, &why) : NULL,
-			      .vmm_pidfd = -1,
-			      .listen_fd = -1,
-			      .uffd = -1,
-			      .remote_uffd = -1,
-			      .pagemap_fd = -1,
-			      .link_fd = -1 };
-	if (!k->config)
-		return err_set(e, EINVAL, "umig starts its keeper by itself");
-	k->incoming = !strcmp(config_text(k->config, "role"), "destination");
-	k->listen_fd = (int)config_int(k->config, "listen", -1);
-	if (k->listen_fd >= 0)
-		fd_set_cloexec(k->listen_fd, true);
-	fd_set_cloexec((int)config_int(k->config, "ready", -1), true);
-	rc = vmfile_load(k->name, &k->vm, e);
-	if (rc < 0)
-		return rc;
-	k->exe_fd = open("/proc/self/exe", O_RDONLY | O_CLOEXEC);
-	/* One that waits for a machine is only about to become its VMM. */
-	if (!k->incoming && !vmfile_lives(&k->vm))
-		vmfile_find(&k->vm);
-	rc = watch_vmm(k, e);
-	if (!rc)
-		rc = be_the_only_one(k, e);
-	if (!rc)
-		rc = refuse_given(k, e);
-	if (!rc)
-		rc = rundir_path(path, k->name, "ctl.sock", e);
-	if (!rc)
-		rc = control_init(&k->control, path, e);
-	return rc ? rc : open_log(k, e);
 }
 
 static void say_ready(struct keeper *k, const char *text)
@@ -168,23 +193,24 @@ static void say_ready(struct keeper *k, const char *text)
 	}
 }
 
-static bool vmm_died(const struct keeper *k, int timeout_ms)
+static int listen_on_ctl(struct keeper *k, struct err *e)
 {
-	return fd_wait(k->vmm_pidfd, POLLIN, -1, timeout_ms) != -ETIMEDOUT;
+	char path[RUNDIR_PATH_BYTES];
+	int rc = rundir_path(path, k->name, "ctl.sock", e);
+
+	return rc ? rc : control_init(&k->control, path, e);
 }
 
-/* Our own fds on the VM's memory. */
-static int hold_memory(struct keeper *k, struct err *e)
+static bool vmm_died(const struct keeper *k, int timeout_ms)
 {
-	for (unsigned int i = 0; i < k->vm.nregions; i++) {
-		k->memfd[i] = vmm_open_file(k->vm.pid, &k->vm.region[i]);
-		if (k->memfd[i] < 0)
-			return err_set(e, -k->memfd[i],
-				       "find the memory %s of %s in process %d: %s",
-				       k->vm.region[i].name, k->name, (int)k->vm.pid,
-				       strerror(-k->memfd[i]));
-	}
-	return 0;
+	return k->hold.vmm_pidfd < 0 ||
+	       fd_wait(k->hold.vmm_pidfd, POLLIN, -1, timeout_ms) != -ETIMEDOUT;
+}
+
+static void kill_vmm(const struct keeper *k)
+{
+	if (!vmm_died(k, 0))
+		syscall(SYS_pidfd_send_signal, k->hold.vmm_pidfd, SIGKILL, NULL, 0);
 }
 
 static bool is_up(struct keeper *k)
@@ -195,12 +221,13 @@ static bool is_up(struct keeper *k)
 	uint64_t va;
 	bool up;
 
-	if (vmfile_find(&k->vm) < 0 || watch_vmm(k, &ignored) < 0)
+	if (vmfile_find(&k->vm) < 0 || hold_vmm(&k->hold, &k->vm, &ignored) < 0)
 		return false;
 	for (unsigned int i = 0; i < k->vm.nregions; i++)
 		if (vmm_find_mapping(k->vm.pid, &k->vm.region[i], &va) < 0)
 			return false;
-	if (vmm_open(&v, vmm_by_name(k->vm.adapter), k->vm.vmm_sock, k->vmm_pidfd, &ignored) < 0)
+	if (vmm_open(&v, vmm_by_name(k->vm.adapter), k->vm.vmm_sock, k->hold.vmm_pidfd, &ignored) <
+	    0)
 		return false;
 	up = v.ops->query(&v, &state, &ignored) == 0;
 	vmm_close(&v);
@@ -236,203 +263,489 @@ static int check_mappers(struct keeper *k, struct err *e)
 	return 0;
 }
 
-/* One userfaultfd for the VMM, and where it maps each region. */
-static int attach(struct keeper *k, json_t *regions, struct err *e)
+static int start_child(struct keeper *k, bool go_on, struct err *e)
 {
-	char path[64];
-	int rc = attach_create_uffd(k->vm.pid, UFFD_FEATURES_SERVE, &k->uffd, &k->remote_uffd, e);
+	int rc;
 
+	json_object_set_new(k->config, "go-on", json_boolean(go_on));
+	k->restart_at_ns = 0;
+	rc = child_start(&k->child, k->exe_fd, k->incoming, k->name, k->config, &k->hold, e);
+	write_keeper(k);
+	return rc;
+}
+
+/* A worker for a VM to which nothing has happened yet. */
+static int begin(struct keeper *k, struct err *e)
+{
+	int rc = 0;
+
+	if (k->incoming) {
+		say_ready(k, "ready"); /* the verb becomes the VMM only now */
+		rc = wait_until_up(k, e);
+	}
+	if (!rc)
+		rc = hold_memory(&k->hold, &k->vm, &k->record, e);
+	if (!rc)
+		rc = check_mappers(k, e);
+	if (!rc && k->incoming)
+		rc = hold_uffd(&k->hold, &k->vm, k->record.remote_uffd, true, e);
+	if (!rc)
+		rc = hold_describe(&k->hold, &k->vm, k->config, e);
+	if (!rc)
+		rc = write_begin(k, e);
+	return rc ? rc : start_child(k, false, e);
+}
+
+static int begin_fresh(struct keeper *k, struct err *e)
+{
+	int rc;
+
+	k->hold.listen_fd = (int)config_int(k->config, "listen", -1);
+	if (k->hold.listen_fd >= 0)
+		fd_set_cloexec(k->hold.listen_fd, true);
+	k->record.config = json_deep_copy(k->config);
+	json_object_del(k->record.config, "listen");
+	json_object_del(k->record.config, "ready");
+	/* One that waits for a machine is only about to become its VMM. */
+	if (!k->incoming && !vmfile_lives(&k->vm))
+		vmfile_find(&k->vm);
+	rc = hold_vmm(&k->hold, &k->vm, e);
+	if (!rc)
+		rc = keeper_lock(k->name, &k->lock_fd, e);
+	if (!rc)
+		rc = refuse_given(k, e);
+	if (!rc)
+		rc = listen_on_ctl(k, e);
+	if (!rc)
+		rc = open_log(k, e);
 	if (rc < 0)
 		return rc;
-	snprintf(path, sizeof(path), "/proc/%d/pagemap", (int)k->vm.pid);
-	k->pagemap_fd = open(path, O_RDONLY | O_CLOEXEC);
-	for (unsigned int i = 0; i < k->vm.nregions; i++) {
-		uint64_t va;
+	write_keeper(k);
+	return begin(k, e);
+}
 
-		rc = vmm_find_mapping(k->vm.pid, &k->vm.region[i], &va);
-		if (rc < 0)
-			return err_set(e, -rc, "find where process %d maps %s: %s", (int)k->vm.pid,
-				       k->vm.region[i].name, strerror(-rc));
-		json_object_set_new(json_array_get(regions, i), "attached",
-				    json_pack("[{s:I, s:i, s:i}]", "va", (json_int_t)va, "uffd",
-					      k->uffd, "pagemap", k->pagemap_fd));
-	}
+static int lock_soon(struct keeper *k, struct err *e)
+{
+	uint64_t deadline_ns = clock_ns() + LOCK_TIMEOUT_MS * NS_PER_MS;
+	int rc;
+
+	while ((rc = keeper_lock(k->name, &k->lock_fd, e)) == -EBUSY && clock_ns() < deadline_ns)
+		poll(NULL, 0, 5);
+	return rc;
+}
+
+static int adopt(struct keeper *k, struct err *e)
+{
+	struct keeper_record old;
+	struct err none;
+	int rc = hold_inherited(&k->hold, k->config, e);
+
+	if (!rc)
+		rc = lock_soon(k, e);
+	if (rc < 0)
+		return rc;
+	if (keeperfile_load(k->name, &old, &none) == 0)
+		k->record.config = json_incref(old.config);
+	else
+		k->record.config = json_deep_copy(k->config);
+	keeperfile_free(&old);
+	rc = child_adopt(&k->child, (pid_t)config_int(k->config, "adopt", 0),
+			 (int)config_int(k->config, "link", -1), e);
+	json_object_del(k->config, "adopt");
+	if (!rc)
+		rc = listen_on_ctl(k, e);
+	if (!rc)
+		rc = open_log(k, e);
+	if (rc < 0)
+		return rc;
+	log_line("umig-keeper is here again, for worker %d", (int)k->child.pid);
+	write_keeper(k);
 	return 0;
 }
 
-static int describe(struct keeper *k, struct err *e)
+/* Where the source calls: a new address that was given, or the old one again. */
+static int listen_again(struct keeper *k, struct err *e)
 {
-	char pages[RUNDIR_PATH_BYTES];
-	json_t *regions = json_array();
-	int rc = rundir_path(pages, k->name, "pages.map", e);
+	char where[MOVE_PEER_BYTES];
+	struct uri uri;
+	int rc = uri_parse(&uri, config_text(k->record.config, "uri"), e);
 
 	if (!rc)
-		rc = check_mappers(k, e);
-	for (unsigned int i = 0; i < k->vm.nregions; i++) {
-		const struct vmm_region *r = &k->vm.region[i];
+		rc = sock_listen(&uri, &k->hold.listen_fd, e);
+	if (rc < 0)
+		return rc;
+	sock_name(k->hold.listen_fd, where, sizeof(where));
+	json_object_set_new(k->record.config, "uri", json_string(where));
+	return 0;
+}
 
-		json_array_append_new(regions,
-				      json_pack("{s:s, s:I, s:I, s:i}", "name", r->name, "npages",
-						(json_int_t)(r->size_bytes / r->page_bytes),
-						"page-bytes", (json_int_t)r->page_bytes, "memfd",
-						k->memfd[i]));
+static json_t *default_config(const struct move_state *s)
+{
+	return json_pack("{s:s, s:s, s:i, s:i, s:i}", "role",
+			 s->outgoing ? "source" : "destination", "uri", s->peer, "bulk", 2,
+			 "forward", -1, "backward", -1);
+}
+
+/* Whoever replaces a worker in the middle of the stages that are taken back would take them back.
+ */
+static int check_replace(const struct keeper *k, const struct move_state *s, struct err *e)
+{
+	if (!config_bool(k->config, "replace") ||
+	    !proc_lives(k->record.worker_pid, k->record.worker_start_ticks))
+		return 0;
+	if (s->outgoing && s->record < MOVE_COMMITTED)
+		return err_set(
+			e, EBUSY,
+			"%s has not been given away yet: 'umig cancel %s' takes the move back, and then it can be begun anew",
+			k->name, k->name);
+	if (!s->outgoing && s->record == MOVE_LOADING)
+		return err_set(e, EBUSY, "%s is just being loaded: try again in a moment", k->name);
+	return 0;
+}
+
+/* Everything anew, from what is on file and what still lives. */
+static int recover(struct keeper *k, struct err *e)
+{
+	bool replace = config_bool(k->config, "replace");
+	struct move_state s;
+	struct err none;
+	int rc = statefile_load(k->name, &s, e);
+
+	if (!rc && move_ended(&s))
+		rc = err_set(e, EALREADY,
+			     "the last move of %s has ended: there is nothing to recover", k->name);
+	if (rc < 0)
+		goto out;
+	k->incoming = !s.outgoing;
+	keeperfile_load(k->name, &k->record, &none);
+	if (!k->record.config)
+		k->record.config = default_config(&s);
+	if (*config_text(k->config, "uri"))
+		json_object_set(k->record.config, "uri", json_object_get(k->config, "uri"));
+	rc = check_replace(k, &s, e);
+	if (!rc && !replace) /* then nobody else may begin the same */
+		rc = lock_soon(k, e);
+	if (rc < 0)
+		goto out;
+	if (replace)
+		predecessor_stop(&k->record);
+	vmfile_find(&k->vm);
+	hold_vmm(&k->hold, &k->vm, &none);
+	rc = hold_memory(&k->hold, &k->vm, &k->record, e);
+	if (rc < 0 && k->incoming && vmm_died(k, 0))
+		rc = 0; /* the VM is lost; but the source must hear of it */
+	if (rc < 0) {
+		rc = err_set(
+			e, ENODATA,
+			"nobody has the memory of %s any more: its process has ended, and so have umig's",
+			k->name);
+		goto out;
 	}
+	if (k->incoming && s.record != MOVE_BEGUN && !vmm_died(k, 0))
+		hold_uffd(&k->hold, &k->vm, k->record.remote_uffd, false, &none);
+	rc = predecessor_end(&k->record, e);
+	if (!rc && replace)
+		rc = lock_soon(k, e);
 	if (!rc && k->incoming)
-		rc = attach(k, regions, e);
-	json_object_set_new(k->config, "regions", regions);
-	json_object_set_new(k->config, "pid", json_integer(k->vm.pid));
-	json_object_set_new(k->config, "vmm-pidfd", json_integer(k->vmm_pidfd));
-	json_object_set_new(k->config, "vmm-socket", json_string(k->vm.vmm_sock));
-	json_object_set_new(k->config, "adapter", json_string(k->vm.adapter));
+		rc = listen_again(k, e);
+	if (!rc)
+		rc = listen_on_ctl(k, e);
+	if (!rc)
+		rc = open_log(k, e);
+	if (rc < 0)
+		goto out;
+	json_object_update_missing(k->config, k->record.config);
+	json_object_set(k->config, "uri", json_object_get(k->record.config, "uri"));
+	log_line("umig-keeper is here again");
+	write_keeper(k);
+out:
+	statefile_free(&s);
+	return rc;
+}
+
+/* --- its worker --- */
+
+static int forward(void *arg, uint64_t id, json_t *command, struct err *e)
+{
+	struct keeper *k = arg;
+	const char *uri = config_text(command, "uri");
+	autoclose int fd = -1;
+	struct uri parsed;
+	int rc = 0;
+
+	if (!k->child.pid)
+		return err_set(e, EAGAIN,
+			       "its worker is just being replaced: try again in a moment");
+	if (!strcmp(config_text(command, "execute"), "migrate-recover") && *uri) {
+		rc = uri_parse(&parsed, uri, e);
+		if (!rc && k->incoming)
+			rc = sock_listen(&parsed, &fd, e);
+		if (rc < 0)
+			return rc;
+		if (k->incoming) /* for the worker that comes next */
+			dup3(fd, k->hold.listen_fd, O_CLOEXEC);
+		json_object_set_new(k->record.config, "uri", json_string(uri));
+		json_object_set_new(k->config, "uri", json_string(uri));
+		write_keeper(k);
+	}
+	json_object_set_new(command, "id", json_integer((json_int_t)id));
+	rc = child_say(&k->child, command, fd);
+	return rc < 0 ? err_set(e, -rc, "its worker does not listen: %s", strerror(-rc)) : 0;
+}
+
+/* A new word of it for everybody: of its own, or ours about it. */
+static void take_status(struct keeper *k, json_t *status)
+{
+	json_object_set_new(status, "worker-pid", json_integer(k->child.pid));
+	if (config_bool(status, "final")) {
+		const char *word = config_text(status, "status");
+
+		k->over = true;
+		k->complete = !strcmp(word, "completed") || !strcmp(word, "rehearsed");
+		write_end(k, status); /* before anybody hears that it is over */
+	}
+	control_status(&k->control, status);
+}
+
+static void hear_child(struct keeper *k)
+{
+	json_t *o;
+
+	while ((o = child_hear(&k->child))) {
+		if (json_object_get(o, "id")) {
+			control_answer(&k->control, (uint64_t)config_int(o, "id", 0),
+				       json_string_value(json_object_get(o, "error")));
+			json_decref(o);
+		} else {
+			take_status(k, o);
+		}
+	}
+}
+
+/* status NULL: as before. */
+static void tell_trouble(struct keeper *k, const char *status, const char *why, bool final)
+{
+	json_t *o = json_copy(k->control.status);
+
+	if (status)
+		json_object_set_new(o, "status", json_string(status));
+	json_object_set_new(o, "role", json_string(k->incoming ? "destination" : "source"));
+	json_object_set_new(o, "error-desc", json_string(why));
+	if (final)
+		json_object_set_new(o, "final", json_true());
+	take_status(k, o);
+}
+
+/* Before the commit the source's VM goes on here, whatever happened to the worker. */
+static void roll_back(struct keeper *k, const char *why)
+{
+	struct move_state s = { 0 };
+	bool was_stopped = false;
+	struct vmm v;
+	struct err e = ERR_INIT;
+	int rc = statefile_load(k->name, &s, &e);
+
+	vmm_init(&v, vmm_by_name(k->vm.adapter), k->vm.vmm_sock, k->hold.vmm_pidfd);
+	if (!rc && !vmm_died(k, 0)) {
+		was_stopped = s.record == MOVE_STOPPING && s.was_running;
+		v.settings = json_incref(s.settings);
+		rc = was_stopped ? v.ops->set_running(&v, true, &e) : 0;
+		if (!rc && was_stopped)
+			v.ops->announce(&v, &e); /* the destination may have */
+		if (!rc && v.ops->restore(&v, &e) < 0)
+			log_line("%s", e.msg);
+		vmm_close(&v);
+	}
+	if (rc < 0 && was_stopped) {
+		char text[sizeof(e.msg) + 200];
+
+		snprintf(text, sizeof(text),
+			 "THE VM IS STOPPED and could not be continued here (%s), after: %s", e.msg,
+			 why);
+		json_object_set_new(k->control.status, "left-stopped", json_true());
+		tell_trouble(k, "failed", text, true);
+	} else {
+		tombstone_remove(k->name);
+		s.record = MOVE_ROLLED_BACK;
+		if (statefile_save(k->name, &s, &e) < 0)
+			log_line("%s", e.msg);
+		log_line("taken back: %s", why);
+		tell_trouble(k, "failed", why, true);
+	}
+	statefile_free(&s);
+}
+
+/* At once, unless the last ones have died at once too. */
+static void schedule_restart(struct keeper *k, uint64_t lived_ns)
+{
+	if (lived_ns > QUICK_DEATH_MS * NS_PER_MS || !k->restart_ms)
+		k->restart_ms = 0;
+	k->restart_at_ns = clock_ns() + k->restart_ms * NS_PER_MS;
+	k->restart_ms = k->restart_ms ? (unsigned int)min_u64(2ull * k->restart_ms, RESTART_MS_MAX)
+				      : RESTART_MS;
+}
+
+/* It is gone without a last word, or never was. */
+static void do_next(struct keeper *k, const char *why, uint64_t lived_ns)
+{
+	switch (what_next(k)) {
+	case NEXT_BEGIN:
+		if (k->vmm_gone_ns)
+			tell_trouble(k, "failed", "the VM's process has ended", true);
+		else
+			schedule_restart(k, lived_ns);
+		break;
+	case NEXT_GO_ON: /* also without its VMM: the source must hear of it */
+		tell_trouble(k, NULL, why, false);
+		schedule_restart(k, lived_ns);
+		break;
+	case NEXT_ROLL_BACK:
+		roll_back(k, why);
+		break;
+	case NEXT_NOTHING:
+		k->complete = !k->incoming; /* a source that has heard END_OK */
+		tell_trouble(k, k->complete ? "completed" : "failed", why, true);
+		break;
+	}
+}
+
+static void child_died(struct keeper *k)
+{
+	uint64_t lived_ns = clock_ns() - k->child.started_ns;
+	const char *who = k->incoming ? "umig-pager" : "umig-source";
+	const char *desc;
+	char why[512];
+
+	hear_child(k);
+	desc = config_text(k->control.status, "error-desc"); /* it may have said so itself */
+	snprintf(why, sizeof(why), "%s died: %s%s%s", who, child_bury(&k->child),
+		 *desc ? "; it said: " : "", desc);
+	if (k->over)
+		return;
+	log_line("%s", why);
+	do_next(k, why, lived_ns);
+}
+
+static void restart(struct keeper *k)
+{
+	bool go_on = what_next(k) == NEXT_GO_ON;
+	struct err e = ERR_INIT;
+	int rc = 0;
+
+	/* Where it lies and who it is may have changed since: a daemon, a remapping. */
+	if (!k->vmm_gone_ns)
+		rc = hold_describe(&k->hold, &k->vm, k->config, &e);
+	if (!rc)
+		rc = start_child(k, go_on, &e);
+	if (rc < 0) {
+		log_line("%s", e.msg);
+		schedule_restart(k, 0);
+	}
+}
+
+/* The memory of a source is the only copy behind the commit, and stays; a pager says FAILED. */
+static void vmm_ended(struct keeper *k)
+{
+	json_t *gone = json_pack("{s:s, s:i}", "execute", "vmm-gone", "id", -1);
+
+	k->vmm_gone_ns = clock_ns();
+	log_line("the VM's process has ended");
+	child_say(&k->child, gone, -1);
+	json_decref(gone);
+}
+
+/* --- the life of it --- */
+
+static void loop(struct keeper *k)
+{
+	while (!k->over || k->child.pid) {
+		struct pollfd p[3 + CONTROL_FDS_MAX] = {
+			{ .fd = k->child.pid ? k->child.pidfd : -1, .events = POLLIN },
+			{ .fd = k->child.link_fd, .events = POLLIN },
+			{ .fd = k->vmm_gone_ns ? -1 : k->hold.vmm_pidfd, .events = POLLIN },
+		};
+		unsigned int n = control_fds(&k->control, p + 3);
+
+		if (poll(p, 3 + n, LOOK_MS) < 0)
+			continue;
+		if (p[1].revents)
+			hear_child(k);
+		if (p[2].revents)
+			vmm_ended(k);
+		control_serve(&k->control, p + 3, forward, k);
+		if (p[0].revents)
+			child_died(k);
+		else if (child_hangs(&k->child)) {
+			log_line("the worker hangs and is killed");
+			child_kill(&k->child);
+			k->child.heard_ns = clock_ns();
+		}
+		if (k->restart_at_ns && clock_ns() >= k->restart_at_ns)
+			restart(k);
+	}
+}
+
+static int init(struct keeper *k, int argc, char **argv, struct err *e)
+{
+	char pages[RUNDIR_PATH_BYTES] = "";
+	json_error_t why;
+	int rc;
+
+	*k = (struct keeper){ .name = argc == 2 ? argv[0] : "",
+			      .config = argc == 2 ? json_loads(argv[1], 0, &why) : NULL,
+			      .lock_fd = -1,
+			      .record.remote_uffd = -1,
+			      .control.listen_fd = -1 };
+	hold_init(&k->hold);
+	child_init(&k->child);
+	if (!k->config)
+		return err_set(e, EINVAL, "umig starts its keeper by itself");
+	k->incoming = !strcmp(config_text(k->config, "role"), "destination");
+	fd_set_cloexec((int)config_int(k->config, "ready", -1), true);
+	k->exe_fd = open("/proc/self/exe", O_RDONLY | O_CLOEXEC);
+	rc = vmfile_load(k->name, &k->vm, e);
+	if (!rc)
+		rc = rundir_path(pages, k->name, "pages.map", e);
 	json_object_set_new(k->config, "pages", json_string(pages));
 	return rc;
 }
 
-static _Noreturn void become_worker(struct keeper *k, const char *config)
+/* Until there is a worker, or it is known why there will be none. */
+static int set_up(struct keeper *k, struct err *e)
 {
-	const char *verb = k->incoming ? "pager" : "source";
-	char *argv[] = { (char *)(k->incoming ? "umig-pager" : "umig-source"), (char *)verb,
-			 (char *)k->name, (char *)config, NULL };
-	int fds[] = { k->listen_fd, k->uffd, k->pagemap_fd, k->vmm_pidfd,
-		      (int)config_int(k->config, "link", -1) };
-
-	for (size_t i = 0; i < ARRAY_SIZE(fds); i++)
-		if (fds[i] >= 0)
-			fd_set_cloexec(fds[i], false);
-	for (unsigned int i = 0; i < k->vm.nregions; i++)
-		fd_set_cloexec(k->memfd[i], false);
-	fexecve(k->exe_fd, argv, environ);
-	log_line("execute umig-%s: %s", verb, strerror(errno));
-	_exit(127);
-}
-
-static int start_worker(struct keeper *k, struct err *e)
-{
-	int pair[2];
-	char *config;
-
-	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
-		return err_set(e, errno, "make a socket pair: %s", strerror(errno));
-	k->link_fd = pair[0];
-	json_object_set_new(k->config, "link", json_integer(pair[1]));
-	config = json_dumps(k->config, JSON_COMPACT);
-	k->worker = config ? fork() : -1;
-	if (k->worker == 0)
-		become_worker(k, config);
-	close(pair[1]);
-	free(config);
-	if (k->worker < 0)
-		return err_set(e, ENOMEM, "start the worker: %s", strerror(errno));
-	k->worker_pidfd = (int)syscall(SYS_pidfd_open, k->worker, 0);
-	return k->worker_pidfd < 0 ? err_set(e, errno, "watch the worker: %s", strerror(errno)) : 0;
-}
-
-/* What became of it, on file: for verbs that come when we are gone. */
-static void write_end(struct keeper *k, json_t *status)
-{
-	json_t *state;
-	struct err e;
-
-	if (rundir_read(k->name, "state.json", &state, &e) < 0)
-		state = json_pack("{s:i, s:s, s:s, s:s}", "version", 1, "role",
-				  k->incoming ? "destination" : "source", "record", "failed",
-				  "peer", config_text(k->config, "uri"));
-	json_object_set(state, "migration", status);
-	if (rundir_write(k->name, "state.json", state, &e) < 0)
-		log_line("%s", e.msg);
-	json_decref(state);
-}
-
-static void take_status(struct keeper *k)
-{
-	char buf[WORKER_STATUS_BYTES_MAX];
-	ssize_t n;
-
-	while ((n = recv(k->link_fd, buf, sizeof(buf), MSG_DONTWAIT)) > 0) {
-		json_t *status = json_loadb(buf, (size_t)n, 0, NULL);
-
-		if (!status)
-			continue;
-		json_object_set_new(status, "worker-pid", json_integer(k->worker));
-		if (config_bool(status, "final")) {
-			k->complete = !strcmp(config_text(status, "status"), "completed");
-			write_end(k, status); /* before anybody hears that it is over */
-		}
-		control_status(&k->control, status);
-	}
-	if (n == 0)
-		fd_close(&k->link_fd);
-}
-
-/* The worker died of something else than the end of its work. */
-static void bury_worker(struct keeper *k, const char *why)
-{
-	json_t *status = json_copy(k->control.status);
-
-	log_line("the worker died: %s", why);
-	json_object_set_new(status, "error-desc",
-			    json_sprintf("umig-%s died: %s", k->incoming ? "pager" : "source",
-					 why));
-	json_object_set_new(status, "final", json_true());
-	json_object_set_new(status, "status", json_string("failed"));
-	control_status(&k->control, status);
-}
-
-static void worker_exited(struct keeper *k)
-{
-	int wstatus = 0;
-
-	take_status(k);
-	k->worker_gone = true;
-	waitpid(k->worker, &wstatus, 0);
-	if (WIFSIGNALED(wstatus))
-		bury_worker(k, strsignal(WTERMSIG(wstatus)));
-	else if (!config_bool(k->control.status, "final"))
-		bury_worker(k, "see the log");
-}
-
-/* Before the commit the source's VM goes on here, whatever happened to the worker. */
-static void roll_back(struct keeper *k)
-{
-	json_t *state;
-	struct vmm v;
-	struct err e;
-	bool open, was_stopped;
 	int rc;
 
-	if (k->incoming || k->vmm_gone_ns || rundir_read(k->name, "state.json", &state, &e) < 0)
-		return;
-	open = !strcmp(config_text(state, "record"), "begun") ||
-	       !strcmp(config_text(state, "record"), "stopping");
-	was_stopped = !strcmp(config_text(state, "record"), "stopping") &&
-		      config_bool(state, "was-running");
-	json_decref(state);
-	if (!open) /* the worker has rolled back itself, or given the VM away */
-		return;
-	rc = vmm_open(&v, vmm_by_name(k->vm.adapter), k->vm.vmm_sock, k->vmm_pidfd, &e);
-	if (!rc && was_stopped)
-		rc = v.ops->set_running(&v, true, &e);
-	if (rc < 0 && was_stopped) {
-		log_line("THE VM IS STOPPED and could not be continued: %s", e.msg);
-	} else if (was_stopped) {
-		tombstone_remove(k->name);
-		log_line("the VM was continued");
+	if (config_int(k->config, "adopt", 0) > 0) {
+		rc = adopt(k, e);
+	} else if (!config_bool(k->config, "recover")) {
+		return begin_fresh(k, e);
+	} else {
+		rc = recover(k, e);
+		if (!rc && vmm_died(k, 0))
+			vmm_ended(k);
+		if (!rc && k->incoming && what_next(k) == NEXT_BEGIN)
+			return begin(k, e);
+		if (!rc && (what_next(k) == NEXT_GO_ON || !k->vmm_gone_ns))
+			rc = hold_describe(&k->hold, &k->vm, k->config, e);
+		if (!rc)
+			do_next(k, "its umig-keeper had died", UINT64_MAX);
 	}
-	if (!rc && v.ops->restore(&v, &e) < 0)
-		log_line("%s", e.msg);
-	vmm_close(&v);
+	return rc;
 }
 
-/* The last move's end must not be taken for this one's. */
-static int write_begin(struct keeper *k, struct err *e)
+/* A source's VMM that is not needed any more, and may not go on. */
+static void end_vmm(struct keeper *k)
 {
-	json_t *state = json_pack("{s:i, s:s, s:s, s:s}", "version", 1, "role",
-				  k->incoming ? "destination" : "source", "record", "begun", "peer",
-				  config_text(k->config, "uri"));
-	int rc = rundir_write(k->name, "state.json", state, e);
+	struct move_state s;
+	struct err e;
 
-	json_decref(state);
-	return rc;
+	if (statefile_load(k->name, &s, &e) == 0 &&
+	    (s.record == MOVE_COMPLETED || s.record == MOVE_GIVEN_UP)) {
+		if (s.record == MOVE_COMPLETED)
+			vmm_died(k, QUIT_TIMEOUT_MS);
+		kill_vmm(k);
+	}
+	statefile_free(&s);
 }
 
 static void finish_arrival(struct keeper *k)
@@ -443,59 +756,8 @@ static void finish_arrival(struct keeper *k)
 	k->vm.uri[0] = '\0';
 	if (vmfile_save(&k->vm, &e) < 0)
 		log_line("%s", e.msg);
-	if (attach_close(k->vm.pid, k->remote_uffd, &e) < 0)
+	if (attach_close(k->vm.pid, k->hold.remote_uffd, &e) < 0)
 		log_line("%s (harmless: nothing is registered with it)", e.msg);
-}
-
-static void loop(struct keeper *k)
-{
-	while (!k->worker_gone) {
-		struct pollfd p[3 + CONTROL_FDS_MAX] = {
-			{ .fd = k->worker_pidfd, .events = POLLIN },
-			{ .fd = k->link_fd, .events = POLLIN },
-			{ .fd = k->vmm_gone_ns ? -1 : k->vmm_pidfd, .events = POLLIN },
-		};
-		unsigned int n = control_fds(&k->control, p + 3);
-
-		if (poll(p, 3 + n, k->vmm_gone_ns && k->incoming ? LAST_WORDS_MS : -1) < 0)
-			continue;
-		if (p[1].revents)
-			take_status(k);
-		if (p[2].revents)
-			k->vmm_gone_ns =
-				clock_ns(); /* a source's memory is the only copy, and stays */
-		/* A pager without a VMM has little to say, and a moment to say it. */
-		if (k->incoming && k->vmm_gone_ns &&
-		    clock_ns() - k->vmm_gone_ns > LAST_WORDS_MS * NS_PER_MS)
-			kill(k->worker, SIGKILL);
-		if (control_serve(&k->control, p + 3) && k->link_fd >= 0)
-			fd_send(k->link_fd, "cancel", 6, NULL, 0);
-		if (p[0].revents)
-			worker_exited(k);
-	}
-}
-
-static int run(struct keeper *k, struct err *e)
-{
-	int rc = 0;
-
-	if (k->incoming) {
-		say_ready(k, "ready"); /* the verb becomes the VMM only now */
-		rc = wait_until_up(k, e);
-	}
-	if (!rc)
-		rc = hold_memory(k, e);
-	if (!rc)
-		rc = describe(k, e);
-	if (!rc)
-		rc = write_begin(k, e);
-	if (!rc)
-		rc = start_worker(k, e);
-	if (rc < 0)
-		return rc;
-	say_ready(k, "ready");
-	loop(k);
-	return 0;
 }
 
 int keeper_main(int argc, char **argv)
@@ -507,27 +769,30 @@ int keeper_main(int argc, char **argv)
 	prctl(PR_SET_NAME, "umig-keeper");
 	log_name("umig-keeper");
 	signal(SIGPIPE, SIG_IGN);
-	rc = keeper_init(&k, argc, argv, &e);
+	rc = init(&k, argc, argv, &e);
 	if (!rc)
-		rc = run(&k, &e);
+		rc = set_up(&k, &e);
 	if (rc < 0) {
-		log_line("%s", e.msg);
+		if (k.logging)
+			log_line("%s", e.msg);
 		if (k.config)
 			say_ready(&k, e.msg);
-		if (k.incoming && !vmm_died(&k, 0)) {
+		/* A receiver that nobody serves is of no use; but only one that nobody has used. */
+		if (k.incoming && !config_bool(k.config, "recover") &&
+		    config_int(k.config, "adopt", 0) <= 0 && !vmm_died(&k, 0)) {
 			log_line("the waiting VMM is of no use and is killed");
-			syscall(SYS_pidfd_send_signal, k.vmm_pidfd, SIGKILL, NULL, 0);
+			kill_vmm(&k);
 		}
 		return 1;
 	}
-	if (!k.complete)
-		roll_back(&k);
-	write_end(&k, k.control.status);
+	say_ready(&k, "ready");
+	loop(&k);
 	if (k.incoming && k.complete && !vmm_died(&k, 0))
 		finish_arrival(&k);
-	else if (k.incoming && !k.complete && !vmm_died(&k, 0) &&
-		 strcmp(config_text(k.control.status, "status"), "postcopy-paused") != 0)
-		syscall(SYS_pidfd_send_signal, k.vmm_pidfd, SIGKILL, NULL, 0);
+	else if (k.incoming)
+		kill_vmm(&k);
+	else
+		end_vmm(&k);
 	control_fini(&k.control);
 	return 0;
 }

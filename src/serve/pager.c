@@ -13,12 +13,16 @@
 #include "rundir/tombstone.h"
 #include "serve/serve.h"
 #include "serve/worker.h"
+#include "umem/uffd.h"
 #include "util/clock.h"
 #include "util/fd.h"
 #include "util/log.h"
 #include "util/util.h"
 
-enum { STAY_TIMES = 6 };
+enum {
+	STAY_TIMES = 6, /* link timeouts, for a source that has not heard */
+	TURN_MS = 1000, /* the fault thread turns far more often */
+};
 
 struct incoming {
 	struct worker worker;
@@ -63,11 +67,14 @@ static int start_threads(void *arg, struct err *e)
 static int record(void *arg, enum migrate_record what, struct err *e)
 {
 	struct incoming *in = arg;
+	struct move_state *state = &in->worker.state;
 
+	memcpy(state->session, in->dest.peer.session, sizeof(state->session));
+	memcpy(state->token, in->dest.token, sizeof(state->token));
+	state->has_session = true;
 	if (what == RECORD_RUNNING)
 		tombstone_remove(in->worker.name); /* it is here again */
-	return worker_record(&in->worker, what == RECORD_RUNNING ? "running" : "completed", NULL,
-			     e);
+	return worker_record(&in->worker, what, e);
 }
 
 static void note(void *arg, const char *text)
@@ -85,33 +92,158 @@ static void join_threads(void *arg)
 	in->nbulk = 0;
 }
 
+static int start_fault_thread(struct incoming *in, struct err *e)
+{
+	int rc = worker_thread(&in->fault, "fault", fault_body, &in->dest, e);
+
+	if (rc < 0)
+		return rc;
+	worker_hurry(in->fault);
+	in->worker.turns = &in->dest.turns;
+	in->worker.turn_ms = TURN_MS;
+	atomic_store(&in->worker.watched, true);
+	return 0;
+}
+
+static void end_fault_thread(struct incoming *in)
+{
+	atomic_store(&in->worker.watched, false);
+	dest_stop_faults(&in->dest);
+	pthread_join(in->fault, NULL);
+}
+
+static void kill_vmm(struct incoming *in)
+{
+	syscall(SYS_pidfd_send_signal, in->vmm_pidfd, SIGKILL, NULL, 0);
+	fd_wait(in->vmm_pidfd, POLLIN, -1, 10000);
+}
+
+/* Of a session that has failed: what becomes of the VMM, and who must hear of it. */
+static void bury(struct incoming *in, const struct err *e)
+{
+	struct dest *d = &in->dest;
+	bool ran = atomic_load(&d->given);
+
+	if (!d->device_begun)
+		return; /* another source may come */
+	/* Device state was loaded, so this VMM can only run that machine, and now must never. */
+	kill_vmm(in);
+	if (e->num == ESHUTDOWN) { /* the source, or an operator, has said so */
+		if (!ran)
+			dest_refuse(&d->control, e->msg);
+	} else /* the source may not have heard it, and have committed */
+		dest_stay(d, STAY_TIMES * d->config.link_timeout_ms,
+			  ran ? FRAME_FAILED : FRAME_REFUSED, e->msg);
+}
+
 /* One session, with a fault thread of its own. */
 static int run_session(struct incoming *in, struct err *e)
 {
 	struct dest *d = &in->dest;
-	int rc;
+	int rc = start_fault_thread(in, e);
 
-	in->nbulk = 0;
-	rc = worker_thread(&in->fault, "fault", fault_body, d, e);
 	if (rc < 0)
 		return rc;
-	worker_hurry(in->fault);
+	in->nbulk = 0;
 	rc = dest_run(d, e);
-	if (rc < 0 && atomic_load(&d->given))
-		return rc; /* half the guest is elsewhere: all threads go on serving what comes */
 	dest_stop_bulk(d);
 	join_threads(in);
-	if (rc < 0 && d->device_begun) {
-		/* Device state was loaded, so this VMM can only run that machine, and must never.
-		 */
-		syscall(SYS_pidfd_send_signal, in->vmm_pidfd, SIGKILL, NULL, 0);
-		fd_wait(in->vmm_pidfd, POLLIN, -1, 10000);
-		dest_refuse(&d->control, e->msg);
-		if (resume_helps(e)) /* it may not have heard that, and have committed */
-			dest_stay_refusing(d, STAY_TIMES * d->config.link_timeout_ms, e->msg);
+	if (rc < 0)
+		bury(in, e);
+	end_fault_thread(in);
+	return rc;
+}
+
+/* As run_session(), where a predecessor has died behind RUN. */
+static int take_over(struct incoming *in, const struct migrate_past *past, struct err *e)
+{
+	struct dest *d = &in->dest;
+	int rc = dest_take_up(d, past, e);
+
+	if (!rc)
+		rc = start_fault_thread(in, e);
+	if (rc < 0) /* the guest waits; the keeper starts another, again and again */
+		_exit(worker_fail(&in->worker, e));
+	log_line("it goes on where its predecessor died");
+	rc = dest_run_on(d, e);
+	dest_stop_bulk(d);
+	join_threads(in);
+	if (rc < 0)
+		bury(in, e);
+	end_fault_thread(in);
+	return rc;
+}
+
+/* There is no VM to go on with: who sent RUN must hear that nobody has acted on it, or that it is
+ * lost.
+ */
+static int say_no(struct incoming *in, const struct migrate_past *past, bool given, struct err *e)
+{
+	if (given)
+		err_set(e, EOWNERDEAD, "the VM's process has ended");
+	else
+		err_set(e, ECONNREFUSED, "umig-pager died before the VM was given to it");
+	dest_remember(&in->dest, past);
+	in->dest.device_begun = true;
+	atomic_store(&in->dest.given, given);
+	bury(in, e);
+	return -e->num;
+}
+
+static int go_on(struct incoming *in, struct err *e)
+{
+	struct worker *w = &in->worker;
+	struct migrate_past past = { .session = w->state.session,
+				     .token = w->state.token,
+				     .was_running = w->state.was_running,
+				     .ran = w->state.record >= MOVE_RAN,
+				     .completed = w->state.record == MOVE_COMPLETED };
+	int rc;
+
+	w->vmm.settings = json_incref(w->state.settings);
+	if (!w->state.has_session) {
+		err_set(e, EBADMSG, "state.json of %s names no session", w->name);
+		_exit(worker_fail(w, e));
 	}
-	dest_stop_faults(d);
-	pthread_join(in->fault, NULL);
+	if (w->state.record == MOVE_LOADING || in->vmm_pidfd < 0 ||
+	    fd_wait(in->vmm_pidfd, POLLIN, -1, 0) > 0)
+		return say_no(in, &past, w->state.record != MOVE_LOADING, e);
+	rc = take_over(in, &past, e);
+	if (!rc && w->vmm.settings) /* perhaps put back already: once more does no harm */
+		w->vmm.ops->restore(&w->vmm, e);
+	return rc;
+}
+
+/* Registered by a predecessor, for a machine that never came: the VMM must not wait for anybody. */
+static void unregister(const struct dest_config *config)
+{
+	for (unsigned int i = 0; i < config->nregions; i++) {
+		const struct dest_region *r = &config->region[i];
+
+		for (unsigned int j = 0; j < r->nattached; j++)
+			uffd_unregister(r->attached[j].uffd, r->attached[j].va,
+					r->npages * r->page_bytes);
+	}
+}
+
+/* Sessions, until one gets as far as to change the VMM. */
+static int begin(struct incoming *in, struct err *e)
+{
+	int rc;
+
+	unregister(&in->dest.config);
+	rc = vmm_reach(&in->worker.vmm, e);
+	while (!rc) {
+		rc = run_session(in, e);
+		if (!rc || in->dest.device_begun || failure_get(&in->dest.doom, e))
+			break;
+		log_line("%s; waiting for the next source", e->msg);
+		in->worker.state.has_session = false;
+		pthread_mutex_lock(&in->reset_lock);
+		dest_reset(&in->dest);
+		pthread_mutex_unlock(&in->reset_lock);
+		rc = worker_record(&in->worker, RECORD_READY, e);
+	}
 	return rc;
 }
 
@@ -119,59 +251,63 @@ static void *session_body(void *arg)
 {
 	struct incoming *in = arg;
 	struct err e = ERR_INIT;
-	const char *end = "completed";
-	int rc = worker_open_vmm(&in->worker, -1, &e);
+	int rc = config_bool(in->worker.config, "go-on") ? go_on(in, &e) : begin(in, &e);
 
-	while (!rc) {
-		rc = run_session(in, &e);
-		if (!rc || atomic_load(&in->dest.given) || in->dest.device_begun)
-			break;
-		/* Nothing has happened to the VMM: another source may come. */
-		log_line("%s; waiting for the next source", e.msg);
-		pthread_mutex_lock(&in->reset_lock);
-		dest_reset(&in->dest);
-		pthread_mutex_unlock(&in->reset_lock);
-		rc = 0;
-	}
 	if (rc < 0) {
 		log_line("%s", e.msg);
-		end = atomic_load(&in->dest.given) ? "postcopy-paused" : "failed";
-	} else {
-		dest_fini(&in->dest); /* unregisters: nothing is missing any more */
+	} else { /* unregisters: nothing is missing any more */
+		pthread_mutex_lock(&in->reset_lock);
+		dest_fini(&in->dest);
+		pthread_mutex_unlock(&in->reset_lock);
 	}
-	worker_end(&in->worker, end, rc < 0 ? &e : NULL);
+	worker_end(&in->worker, rc < 0 ? "failed" : "completed", rc < 0 ? &e : NULL);
 	return NULL;
 }
 
-static json_t *status_of(const struct dest *d)
+static json_t *ram_status(const struct dest *d, const struct dest_notes *n)
 {
-	static const struct umem_counters nothing_yet;
-	const struct umem_counters *c = atomic_load(&d->counting) ? &d->umem.count : &nothing_yet;
-	uint64_t now_ns = clock_ns(), end_ns = atomic_load(&d->t_end_ns);
+	const struct umem_counters *c = &n->umem;
+
+	return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "page-size",
+			 (json_int_t)d->page_bytes[0], "normal",
+			 (json_int_t)atomic_load(&c->placed_pages), "duplicate",
+			 (json_int_t)atomic_load(&n->zero_pages), "postcopy-requests",
+			 (json_int_t)atomic_load(&n->requests_sent), "faults",
+			 (json_int_t)atomic_load(&c->faults), "removed",
+			 (json_int_t)atomic_load(&c->removed_pages), "enomem",
+			 (json_int_t)atomic_load(&c->no_memory));
+}
+
+static json_t *status_of(struct dest *d)
+{
+	const struct dest_notes *n = atomic_load(&d->notes);
+	uint64_t now_ns = clock_ns(), end_ns = atomic_load(&n->t_end_ns);
 	unsigned int stage = atomic_load(&d->stage);
 	const char *status_word = stages[stage].status, *stage_word = stages[stage].name;
+	struct err trouble;
+	json_t *o;
 
-	if (!atomic_load(&d->t_hello_ns)) {
+	if (!atomic_load(&n->t_hello_ns)) {
 		status_word = "none";
 		stage_word = "waiting";
 	} else if (atomic_load(&d->resuming)) {
 		status_word = "postcopy-paused";
 		stage_word = "reconnect";
 	}
-
-	return json_pack("{s:s, s:s, s:f, s:{s:I, s:I, s:I, s:I, s:I, s:I, s:I}, s:f, s:f, s:f}",
-			 "status", status_word, "stage", stage_word, "total-time",
-			 worker_ms(atomic_load(&d->t_hello_ns), end_ns ? end_ns : now_ns), "ram",
-			 "page-size", (json_int_t)d->page_bytes[0], "normal",
-			 (json_int_t)atomic_load(&c->placed_pages), "duplicate",
-			 (json_int_t)atomic_load(&d->zero_pages), "postcopy-requests",
-			 (json_int_t)atomic_load(&d->requests_sent), "faults",
-			 (json_int_t)atomic_load(&c->faults), "removed",
-			 (json_int_t)atomic_load(&c->removed_pages), "enomem",
-			 (json_int_t)atomic_load(&c->no_memory), "fault-us-p50",
-			 (double)histogram_quantile_ns(&d->fault_ns, 0.5) / 1e3, "fault-us-p99",
-			 (double)histogram_quantile_ns(&d->fault_ns, 0.99) / 1e3, "blocktime-ms",
-			 (double)atomic_load(&d->fault_ns.sum_ns) / 1e6);
+	o = json_pack("{s:s, s:s, s:f, s:o, s:f, s:f, s:f, s:I, s:I, s:I, s:I}", "status",
+		      status_word, "stage", stage_word, "total-time",
+		      worker_ms(atomic_load(&n->t_hello_ns), end_ns ? end_ns : now_ns), "ram",
+		      ram_status(d, n), "fault-us-p50",
+		      (double)histogram_quantile_ns(&n->fault_ns, 0.5) / 1e3, "fault-us-p99",
+		      (double)histogram_quantile_ns(&n->fault_ns, 0.99) / 1e3, "blocktime-ms",
+		      (double)atomic_load(&n->fault_ns.sum_ns) / 1e6, "resumed",
+		      (json_int_t)atomic_load(&n->resumed), "takeovers",
+		      (json_int_t)atomic_load(&n->takeovers), "checksum-failures",
+		      (json_int_t)atomic_load(&n->checksum_failures), "lost-pages",
+		      (json_int_t)atomic_load(&n->umem.lost_pages));
+	if (atomic_load(&d->resuming) && failure_get(&d->trouble, &trouble))
+		json_object_set_new(o, "error-desc", json_string(trouble.msg));
+	return o;
 }
 
 static json_t *status(struct worker *w)
@@ -185,10 +321,32 @@ static json_t *status(struct worker *w)
 	return o;
 }
 
-static int cancel(struct worker *w)
+static int resolve(struct dest *d, const json_t *command, struct err *e)
 {
-	(void)w;
-	return -EBUSY; /* a migration is cancelled where the VM runs: at the source */
+	const char *how = config_text(command, "how");
+
+	return dest_resolve(d, !strcmp(how, "give-up") ? STANDING_GIVEN_UP : STANDING_RUN_HERE, e);
+}
+
+static int execute(struct worker *w, const json_t *command, int *fd, struct err *e)
+{
+	struct dest *d = &((struct incoming *)w->arg)->dest;
+	const char *what = config_text(command, "execute");
+
+	if (!strcmp(what, "vmm-gone")) {
+		err_set(e, EOWNERDEAD, "the VM's process has ended");
+		dest_doom(d, e);
+		return 0;
+	}
+	if (!strcmp(what, "migrate_cancel"))
+		return err_set(e, EBUSY, "a migration is cancelled at its source");
+	if (!strcmp(what, "x-resolve"))
+		return resolve(d, command, e);
+	if (strcmp(what, "migrate-recover") != 0)
+		return err_set(e, ENOSYS, "umig-pager knows no '%s'", what);
+	if (*fd >= 0)
+		dest_listen(d, fd_steal(fd));
+	return 0;
 }
 
 static void read_region(const json_t *j, struct dest_region *r)
@@ -211,6 +369,16 @@ static void read_region(const json_t *j, struct dest_region *r)
 	}
 }
 
+static void read_loss(const json_t *j, struct dest_config *config)
+{
+	const char *word = config_text(j, "on-loss");
+
+	config->on_loss = !strcmp(word, "kill")	    ? LOSS_KILL
+			  : !strcmp(word, "poison") ? LOSS_POISON
+						    : LOSS_STALL;
+	config->on_loss_ms = (int)config_int(j, "on-loss-ms", 0);
+}
+
 int pager_main(int argc, char **argv)
 {
 	struct incoming *in = calloc(1, sizeof(*in));
@@ -221,6 +389,7 @@ int pager_main(int argc, char **argv)
 
 	if (!in)
 		return 1;
+	signal(SIGPIPE, SIG_IGN);
 	pthread_mutex_init(&in->reset_lock, NULL);
 	rc = worker_init(&in->worker, "destination", argc, argv, &e);
 	if (!rc) {
@@ -235,24 +404,21 @@ int pager_main(int argc, char **argv)
 		config.link_timeout_ms = (int)config_int(in->worker.config, "link-timeout-ms",
 							 WORKER_LINK_TIMEOUT_MS);
 		config.nregions = (unsigned int)min_u64(json_array_size(regions), WIRE_REGIONS_MAX);
+		read_loss(in->worker.config, &config);
 		for (unsigned int i = 0; i < config.nregions; i++)
 			read_region(json_array_get(regions, i), &config.region[i]);
 		in->vmm_pidfd = (int)config_int(in->worker.config, "vmm-pidfd", -1);
 		rc = dest_init(&in->dest, &config, &e);
 	}
+	if (rc < 0)
+		return worker_fail(&in->worker, &e);
 	in->worker.status = status;
-	in->worker.cancel = cancel;
+	in->worker.execute = execute;
 	in->worker.arg = in;
-	if (!rc)
-		rc = worker_thread(&in->session, "session", session_body, in, &e);
-	if (rc < 0) {
-		log_line("%s", e.msg);
-		return 1;
-	}
+	rc = worker_thread(&in->session, "session", session_body, in, &e);
+	if (rc < 0)
+		return worker_fail(&in->worker, &e);
 	worker_loop(&in->worker);
 	pthread_join(in->session, NULL);
-	if (atomic_load(&in->dest.given) && in->worker.failed)
-		for (;;)
-			pause(); /* the threads serve; the keeper ends us when the VMM is gone */
 	return in->worker.failed;
 }

@@ -21,6 +21,10 @@
  * foreground. */
 int keeper_start(const char *name, json_t *config, int listen_fd, struct err *e);
 
+/* For a worker whose keeper has died: another one that adopts it. config: the worker's own. Returns
+ * 0 with *ret_link_fd, its link to the new one. */
+int keeper_start_for(const char *name, const json_t *config, int *ret_link_fd, struct err *e);
+
 /* Before the verb becomes the VMM: what is to be done when that is up. */
 int settle_start(const char *name, struct err *e);
 

@@ -3,8 +3,11 @@
 #include "migrate/source.h"
 
 #include <errno.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
 
 #include "rundir/tombstone.h"
 #include "serve/serve.h"
@@ -12,6 +15,8 @@
 #include "util/clock.h"
 #include "util/log.h"
 #include "util/util.h"
+
+enum { TURN_MS = 1000 };
 
 struct outgoing {
 	struct worker worker;
@@ -58,6 +63,7 @@ static void join_threads(void *arg)
 {
 	struct outgoing *o = arg;
 
+	atomic_store(&o->worker.watched, false);
 	if (o->nthreads)
 		pthread_join(o->urgent, NULL);
 	for (unsigned int i = 0; i + 1 < o->nthreads; i++)
@@ -67,23 +73,26 @@ static void join_threads(void *arg)
 
 static int record(void *arg, enum migrate_record what, struct err *e)
 {
-	static const char *const name[] = { [RECORD_STOPPING] = "stopping",
-					    [RECORD_ROLLED_BACK] = "rolled-back",
-					    [RECORD_COMMITTED] = "committed",
-					    [RECORD_RUNNING] = "running",
-					    [RECORD_COMPLETED] = "completed" };
+	static const char *const tombstone[] = { [RECORD_STOPPING] = "stopping",
+						 [RECORD_COMMITTED] = "committed",
+						 [RECORD_RAN] = "ran",
+						 [RECORD_COMPLETED] = "completed" };
 	struct outgoing *o = arg;
-
-	const char *vm = o->worker.name, *peer = config_text(o->worker.config, "uri");
+	struct move_state *state = &o->worker.state;
+	const char *vm = o->worker.name;
 	int rc = 0;
 
+	state->was_running = o->source.was_running;
+	memcpy(state->session, o->source.session, sizeof(state->session));
+	memcpy(state->token, o->source.token, sizeof(state->token));
+	state->has_session = true;
 	if (what == RECORD_ROLLED_BACK)
 		tombstone_remove(vm);
-	else /* on disk before the VM is stopped, and when it is over: not in between */
-		rc = tombstone_write(vm, name[what], peer, what != RECORD_COMMITTED, e);
-	return rc ? rc
-		  : worker_record(&o->worker, name[what],
-				  json_pack("{s:b}", "was-running", o->source.was_running), e);
+	else if (what < ARRAY_SIZE(tombstone) && tombstone[what])
+		/* On disk before the VM is stopped, and when it is over: not in between. */
+		rc = tombstone_write(vm, tombstone[what], state->peer,
+				     what == RECORD_STOPPING || what == RECORD_COMPLETED, e);
+	return rc ? rc : worker_record(&o->worker, what, e);
 }
 
 static void note(void *arg, const char *text)
@@ -92,26 +101,51 @@ static void note(void *arg, const char *text)
 	log_line("%s", text);
 }
 
+/* Where a predecessor died behind the commit. */
+static int go_on(struct outgoing *o, struct err *e)
+{
+	struct worker *w = &o->worker;
+	const struct migrate_past past = { .session = w->state.session,
+					   .token = w->state.token,
+					   .was_running = w->state.was_running,
+					   .ran = w->state.record >= MOVE_RAN };
+
+	w->vmm.settings = json_incref(w->state.settings);
+	if (!w->state.has_session) {
+		err_set(e, EBADMSG, "state.json of %s names no session", w->name);
+		_exit(worker_fail(w, e));
+	}
+	log_line("it goes on where its predecessor died");
+	return source_run_on(&o->source, &past, e);
+}
+
+static int begin(struct outgoing *o, struct err *e)
+{
+	/* Nothing cuts a command to the VMM short: half a "stop" could not be undone. */
+	int rc = vmm_reach(&o->worker.vmm, e);
+
+	return rc ? rc : source_run(&o->source, e);
+}
+
+static const char *end_word(const struct outgoing *o, int rc)
+{
+	if (!rc)
+		return o->source.config.rehearsal ? "rehearsed" : "completed";
+	if (atomic_load(&o->source.fate) == FATE_CANCELLED)
+		return "cancelled";
+	return "failed";
+}
+
 static void *session_body(void *arg)
 {
 	struct outgoing *o = arg;
 	struct err e = ERR_INIT;
-	const char *end = o->source.config.rehearsal ? "rehearsed" : "completed";
-	/* Nothing cuts a command to the VMM short: half a "stop" could not be undone. */
-	int rc = worker_open_vmm(&o->worker, -1, &e);
+	int rc = config_bool(o->worker.config, "go-on") ? go_on(o, &e) : begin(o, &e);
 
-	if (!rc)
-		rc = source_run(&o->source, &e);
 	join_threads(o);
-	if (rc < 0) {
+	if (rc < 0)
 		log_line("%s", e.msg);
-		if (atomic_load(&o->source.fate) == FATE_COMMITTED)
-			end = "postcopy-paused";
-		else
-			end = atomic_load(&o->source.fate) == FATE_CANCELLED ? "cancelled"
-									     : "failed";
-	}
-	worker_end(&o->worker, end, rc < 0 ? &e : NULL);
+	worker_end(&o->worker, end_word(o, rc), rc < 0 ? &e : NULL);
 	return NULL;
 }
 
@@ -146,19 +180,25 @@ static json_t *predicted(const struct prediction *p)
 
 static json_t *status(struct worker *w)
 {
-	const struct source *s = &((struct outgoing *)w->arg)->source;
+	struct source *s = &((struct outgoing *)w->arg)->source;
 	uint64_t now_ns = clock_ns(), end_ns = atomic_load(&s->t_end_ns);
 	unsigned int stage = atomic_load(&s->stage);
-	bool resuming = atomic_load(&s->resuming);
-	json_t *o = json_pack("{s:s, s:s, s:i, s:f, s:f, s:o}", "status",
-			      resuming ? "postcopy-recover" : stages[stage].status, "stage",
-			      resuming ? "reconnect" : stages[stage].name, "resumed",
-			      (int)atomic_load(&s->resumed), "total-time",
+	bool paused = atomic_load(&s->paused), resuming = atomic_load(&s->resuming);
+	struct err trouble;
+	json_t *o = json_pack("{s:s, s:s, s:i, s:i, s:f, s:f, s:o}", "status",
+			      paused	 ? "postcopy-paused"
+			      : resuming ? "postcopy-recover"
+					 : stages[stage].status,
+			      "stage", paused || resuming ? "reconnect" : stages[stage].name,
+			      "resumed", (int)atomic_load(&s->resumed), "checksum-failures",
+			      (int)atomic_load(&s->checksum_failures), "total-time",
 			      worker_ms(atomic_load(&s->t_start_ns), end_ns ? end_ns : now_ns),
 			      "downtime",
 			      worker_ms(atomic_load(&s->t_stop_ns), atomic_load(&s->t_run_ns)),
 			      "ram", ram_status(s));
 
+	if ((paused || resuming) && failure_get(&s->trouble, &trouble))
+		json_object_set_new(o, "error-desc", json_string(trouble.msg));
 	if (atomic_load(&s->has_predicted))
 		json_object_set_new(o, "predicted", predicted(&s->predicted));
 	if (!atomic_load(&w->done))
@@ -171,9 +211,46 @@ static json_t *status(struct worker *w)
 	return o;
 }
 
-static int cancel(struct worker *w)
+static int resolve(struct source *s, const json_t *command, struct err *e)
 {
-	return source_cancel(&((struct outgoing *)w->arg)->source);
+	bool run_here = !strcmp(config_text(command, "how"), "run-here");
+
+	if (run_here && !config_bool(command, "peer-fenced"))
+		return err_set(
+			e, EPERM,
+			"it may run at the destination: say --peer-fenced if that host is switched off, or cut off for good");
+	return source_resolve(s, run_here ? STANDING_RUN_HERE : STANDING_GIVEN_UP, e);
+}
+
+static int call(struct outgoing *o, const json_t *command, struct err *e)
+{
+	const char *text = config_text(command, "uri");
+	struct uri uri;
+	int rc = *text ? uri_parse(&uri, text, e) : 0;
+
+	if (!rc)
+		source_call(&o->source, *text ? &uri : NULL);
+	return rc;
+}
+
+static int execute(struct worker *w, const json_t *command, int *fd, struct err *e)
+{
+	struct outgoing *o = w->arg;
+	const char *what = config_text(command, "execute");
+
+	(void)fd;
+	if (!strcmp(what, "vmm-gone")) /* its memory is the only copy behind the commit */
+		return 0;
+	if (!strcmp(what, "migrate-recover"))
+		return call(o, command, e);
+	if (!strcmp(what, "x-resolve"))
+		return resolve(&o->source, command, e);
+	if (strcmp(what, "migrate_cancel") != 0)
+		return err_set(e, ENOSYS, "umig-source knows no '%s'", what);
+	if (source_cancel(&o->source) < 0)
+		return err_set(e, EBUSY,
+			       "it is too late to cancel: the VM runs at the destination");
+	return 0;
 }
 
 static int read_config(const struct worker *w, struct source_config *c, struct err *e)
@@ -224,6 +301,7 @@ int source_main(int argc, char **argv)
 
 	if (!o)
 		return 1;
+	signal(SIGPIPE, SIG_IGN);
 	rc = worker_init(&o->worker, "source", argc, argv, &e);
 	if (!rc)
 		rc = read_config(&o->worker, &config, &e);
@@ -233,15 +311,17 @@ int source_main(int argc, char **argv)
 			(struct migrate_hooks){ start_threads, join_threads, record, note, o };
 		rc = source_init(&o->source, &config, &e);
 	}
+	if (rc < 0)
+		return worker_fail(&o->worker, &e);
 	o->worker.status = status;
-	o->worker.cancel = cancel;
+	o->worker.execute = execute;
 	o->worker.arg = o;
-	if (!rc)
-		rc = worker_thread(&o->session, "session", session_body, o, &e);
-	if (rc < 0) {
-		log_line("%s", e.msg);
-		return 1;
-	}
+	o->worker.turns = &o->source.turns;
+	/* It may be in the middle of a send, which has its own deadline. */
+	o->worker.turn_ms = config.link_timeout_ms + TURN_MS;
+	rc = worker_thread(&o->session, "session", session_body, o, &e);
+	if (rc < 0)
+		return worker_fail(&o->worker, &e);
 	worker_loop(&o->worker);
 	pthread_join(o->session, NULL);
 	return o->worker.failed;

@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -30,7 +31,7 @@ static _Noreturn void become_keeper(const char *name, const char *config, int li
 	_exit(1);
 }
 
-int keeper_start(const char *name, json_t *config, int listen_fd, struct err *e)
+static int start(const char *name, json_t *config, int listen_fd, struct err *e)
 {
 	char said[READY_BYTES_MAX + 1];
 	autoclose int ready = -1;
@@ -44,7 +45,6 @@ int keeper_start(const char *name, json_t *config, int listen_fd, struct err *e)
 		return err_set(e, errno, "make a pipe: %s", strerror(errno));
 	ready = pipe_fd[0];
 	json_object_set_new(config, "ready", json_integer(pipe_fd[1]));
-	json_object_set_new(config, "listen", json_integer(listen_fd));
 	text = json_dumps(config, JSON_COMPACT);
 	child = text ? fork() : -1;
 	if (child == 0)
@@ -63,4 +63,32 @@ int keeper_start(const char *name, json_t *config, int listen_fd, struct err *e)
 			len ? said
 			    : "umig-keeper died while it started: see the log in the VM's run directory");
 	return 0;
+}
+
+int keeper_start(const char *name, json_t *config, int listen_fd, struct err *e)
+{
+	json_object_set_new(config, "listen", json_integer(listen_fd));
+	return start(name, config, listen_fd, e);
+}
+
+int keeper_start_for(const char *name, const json_t *config, int *ret_link_fd, struct err *e)
+{
+	json_t *more = json_deep_copy(config);
+	int pair[2], rc;
+
+	if (!more || socketpair(AF_UNIX, SOCK_SEQPACKET, 0, pair) < 0) {
+		json_decref(more);
+		return err_set(e, errno, "make a socket pair: %s", strerror(errno));
+	}
+	fd_set_cloexec(pair[0], true);
+	json_object_set_new(more, "adopt", json_integer(getpid()));
+	json_object_set_new(more, "link", json_integer(pair[1]));
+	rc = start(name, more, -1, e); /* everything else is inherited as we have inherited it */
+	close(pair[1]);
+	json_decref(more);
+	if (rc < 0)
+		close(pair[0]);
+	else
+		*ret_link_fd = pair[0];
+	return rc;
 }

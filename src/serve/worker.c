@@ -12,11 +12,11 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "rundir/rundir.h"
+#include "serve/serve.h"
+#include "util/clock.h"
 #include "util/fd.h"
 #include "util/log.h"
-
-enum { STATE_VERSION = 1 };
+#include "util/util.h"
 
 json_t *config_array(const json_t *config, const char *key)
 {
@@ -45,9 +45,10 @@ bool config_bool(const json_t *config, const char *key)
 int worker_init(struct worker *w, const char *role, int argc, char **argv, struct err *e)
 {
 	static char title[16];
+	const struct vmm_ops *ops;
 	json_error_t why;
 
-	*w = (struct worker){ .role = role, .vmm.sock = -1 };
+	*w = (struct worker){ .role = role, .link_fd = -1, .vmm.sock = -1 };
 	if (argc != 2)
 		return err_set(e, EINVAL, "umig starts this by itself");
 	w->name = argv[0];
@@ -59,14 +60,33 @@ int worker_init(struct worker *w, const char *role, int argc, char **argv, struc
 	log_name(title);
 	w->link_fd = (int)config_int(w->config, "link", -1);
 	w->done_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	return w->done_fd < 0 ? err_set(e, errno, "make an event fd: %s", strerror(errno)) : 0;
+	if (w->done_fd < 0)
+		return err_set(e, errno, "make an event fd: %s", strerror(errno));
+	ops = vmm_by_name(config_text(w->config, "adapter"));
+	if (!ops)
+		return err_set(e, EINVAL, "no adapter is called '%s'",
+			       config_text(w->config, "adapter"));
+	vmm_init(&w->vmm, ops, config_text(w->config, "vmm-socket"), -1);
+	w->vmm.nregions = (unsigned int)json_array_size(config_array(w->config, "regions"));
+	worker_hurry(pthread_self()); /* its status is the heartbeat */
+	return statefile_load(w->name, &w->state, e);
+}
+
+static void send_object(struct worker *w, json_t *o, bool wait)
+{
+	char *text = json_dumps(o, JSON_COMPACT | JSON_REAL_PRECISION(9));
+
+	/* A keeper that does not read is not waited for: only the last word is. */
+	if (text && w->link_fd >= 0)
+		send(w->link_fd, text, strlen(text), MSG_NOSIGNAL | (wait ? 0 : MSG_DONTWAIT));
+	free(text);
+	json_decref(o);
 }
 
 static void send_status(struct worker *w)
 {
 	json_t *status = w->status(w);
 	bool done = atomic_load(&w->done);
-	char *text;
 
 	json_object_set_new(status, "role", json_string(w->role));
 	if (done) {
@@ -75,26 +95,70 @@ static void send_status(struct worker *w)
 		if (w->failed)
 			json_object_set_new(status, "error-desc", json_string(w->err.msg));
 	}
-	text = json_dumps(status, JSON_COMPACT | JSON_REAL_PRECISION(9));
-	if (text)
-		fd_send(w->link_fd, text, strlen(text), NULL, 0);
-	free(text);
-	json_decref(status);
+	send_object(w, status, done);
+}
+
+int worker_fail(struct worker *w, const struct err *err)
+{
+	log_line("%s", err->msg);
+	send_object(w,
+		    json_pack("{s:s, s:s, s:s}", "status", "failed", "role", w->role, "error-desc",
+			      err->msg),
+		    true);
+	return 1;
 }
 
 /* Returns false when the keeper has gone. */
 static bool take_command(struct worker *w)
 {
-	char buf[512];
-	ssize_t n = recv(w->link_fd, buf, sizeof(buf), MSG_DONTWAIT);
+	struct err e = ERR_INIT;
+	size_t nfds = 1;
+	json_t *o, *answer;
+	char buf[1024];
+	int fd = -1;
+	ssize_t n = fd_recv(w->link_fd, buf, sizeof(buf), &fd, &nfds, MSG_DONTWAIT);
 
-	if (n < 0 && errno == EAGAIN)
+	if (n == -EAGAIN)
 		return true;
 	if (n <= 0)
 		return false;
-	if (n == 6 && !memcmp(buf, "cancel", 6))
-		w->cancel(w); /* the keeper has asked only if it may be */
+	o = json_loadb(buf, (size_t)n, 0, NULL);
+	answer = json_pack("{s:I}", "id", (json_int_t)config_int(o, "id", 0));
+	if (w->execute(w, o, &fd, &e) < 0)
+		json_object_set_new(answer, "error", json_string(e.msg));
+	send_object(w, answer, false);
+	fd_close(&fd);
+	json_decref(o);
 	return true;
+}
+
+/* The keeper died: another one, that finds us at work. */
+static void replace_keeper(struct worker *w)
+{
+	struct err e = ERR_INIT;
+
+	log_line("the keeper has died: starting another");
+	fd_close(&w->link_fd);
+	if (keeper_start_for(w->name, w->config, &w->link_fd, &e) < 0)
+		log_line("%s; going on alone", e.msg);
+}
+
+/* Does the thread that vCPUs wait for still turn? */
+static bool turns(const struct worker *w)
+{
+	static uint64_t seen, since_ns;
+	uint64_t now_ns = clock_ns(), is;
+
+	if (!atomic_load(&w->watched)) {
+		since_ns = 0;
+		return true;
+	}
+	is = atomic_load(w->turns);
+	if (is != seen || !since_ns) {
+		seen = is;
+		since_ns = now_ns;
+	}
+	return now_ns - since_ns < (uint64_t)w->turn_ms * NS_PER_MS;
 }
 
 void worker_loop(struct worker *w)
@@ -105,11 +169,10 @@ void worker_loop(struct worker *w)
 	while (!atomic_load(&w->done)) {
 		if (poll(p, 2, WORKER_STATUS_MS) < 0 && errno != EINTR)
 			break;
-		if (p[0].revents && !take_command(w)) {
-			log_line("the keeper has gone: going on alone");
-			p[0].fd = -1;
-		}
-		if (!atomic_load(&w->done))
+		if (p[0].revents && !take_command(w))
+			replace_keeper(w);
+		p[0].fd = w->link_fd;
+		if (!atomic_load(&w->done) && turns(w))
 			send_status(w);
 	}
 	send_status(w);
@@ -125,32 +188,25 @@ void worker_end(struct worker *w, const char *status, const struct err *err)
 	fd_signal(w->done_fd);
 }
 
-int worker_open_vmm(struct worker *w, int abort_fd, struct err *e)
+int worker_record(struct worker *w, enum migrate_record what, struct err *e)
 {
-	const struct vmm_ops *ops = vmm_by_name(config_text(w->config, "adapter"));
+	static const enum move_record record[] = {
+		[RECORD_READY] = MOVE_BEGUN,
+		[RECORD_STOPPING] = MOVE_STOPPING,
+		[RECORD_ROLLED_BACK] = MOVE_ROLLED_BACK,
+		[RECORD_COMMITTED] = MOVE_COMMITTED,
+		[RECORD_LOADING] = MOVE_LOADING,
+		[RECORD_RUNNING] = MOVE_RUNNING,
+		[RECORD_RAN] = MOVE_RAN,
+		[RECORD_COMPLETED] = MOVE_COMPLETED,
+	};
 	int rc;
 
-	if (!ops)
-		return err_set(e, EINVAL, "no adapter is called '%s'",
-			       config_text(w->config, "adapter"));
-	rc = vmm_open(&w->vmm, ops, config_text(w->config, "vmm-socket"), abort_fd, e);
-	w->vmm.nregions = (unsigned int)json_array_size(config_array(w->config, "regions"));
-	return rc;
-}
-
-int worker_record(struct worker *w, const char *record, json_t *extra, struct err *e)
-{
-	json_t *o = json_pack("{s:i, s:s, s:s, s:s}", "version", STATE_VERSION, "role", w->role,
-			      "record", record, "peer", config_text(w->config, "uri"));
-	int rc;
-
-	if (extra) {
-		json_object_update(o, extra);
-		json_decref(extra);
-	}
-	rc = rundir_write(w->name, "state.json", o, e);
-	json_decref(o);
-	log_line("%s: %s", w->role, record);
+	w->state.record = record[what];
+	json_decref(w->state.settings);
+	w->state.settings = json_incref(w->vmm.settings);
+	rc = statefile_save(w->name, &w->state, e);
+	log_line("%s: %s", w->role, move_record_name[w->state.record]);
 	return rc;
 }
 

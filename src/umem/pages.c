@@ -3,6 +3,7 @@
 
 #include <assert.h>
 #include <fcntl.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -22,7 +23,12 @@ struct head {
 
 static const char head_magic[8] = "umigpgs";
 
-enum { HEAD_VERSION = 1, FILE_UNIT_BYTES = 4096 };
+enum { HEAD_VERSION = 2, FILE_UNIT_BYTES = 4096 };
+
+static uint64_t notes_offset(void)
+{
+	return round_up_u64(sizeof(struct head), FILE_UNIT_BYTES);
+}
 
 static uint64_t plane_bytes(uint64_t npages)
 {
@@ -32,7 +38,7 @@ static uint64_t plane_bytes(uint64_t npages)
 
 static void lay_out(struct page_file *f, const uint64_t *npages, unsigned int nregions)
 {
-	uint64_t at = round_up_u64(sizeof(struct head), FILE_UNIT_BYTES);
+	uint64_t at = notes_offset() + PAGE_NOTES_BYTES;
 
 	for (unsigned int i = 0; i < nregions; i++) {
 		struct page_map *m = &f->map[i];
@@ -56,11 +62,21 @@ static int map_planes(struct page_file *f, struct err *e)
 		f->base = NULL;
 		return err_set(e, errno, "map it: %s", strerror(errno));
 	}
+	f->notes = (char *)f->base + notes_offset();
 	for (unsigned int i = 0; i < f->nregions; i++)
 		for (int bit = 0; bit < PAGE_NBITS; bit++)
 			f->map[i].plane[bit] =
 				(void *)((char *)f->base + f->map[i].plane_offset[bit]);
 	return 0;
+}
+
+/* Two pagers at once would place what the other has just given up. */
+static int lock(struct page_file *f, struct err *e)
+{
+	if (flock(f->fd, LOCK_EX | LOCK_NB) == 0)
+		return 0;
+	return err_set(e, errno == EWOULDBLOCK ? EBUSY : errno, "lock it: %s",
+		       errno == EWOULDBLOCK ? "another pager has it" : strerror(errno));
 }
 
 int page_file_create(struct page_file *f, const char *path,
@@ -81,8 +97,8 @@ int page_file_create(struct page_file *f, const char *path,
 	f->fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
 	if (f->fd < 0)
 		return err_set(e, errno, "%s: create it: %s", path, strerror(errno));
-	rc = fd_write_all(f->fd, &head, sizeof(head));
-	if (rc < 0)
+	rc = lock(f, e);
+	if (!rc && (rc = fd_write_all(f->fd, &head, sizeof(head))) < 0)
 		err_set(e, -rc, "write it: %s", strerror(-rc));
 	lay_out(f, npages, nregions);
 	if (!rc && ftruncate(f->fd, (off_t)f->len_bytes) < 0)
@@ -125,6 +141,8 @@ int page_file_open(struct page_file *f, const char *path, const uint8_t session[
 	lay_out(f, npages, nregions);
 	if (fstat(f->fd, &st) < 0 || (uint64_t)st.st_size != f->len_bytes)
 		rc = err_set(e, EBADMSG, "%s is cut short", path);
+	else if ((rc = lock(f, e)) < 0)
+		err_ctx(e, "%s", path);
 	else
 		rc = map_planes(f, e);
 	if (!rc)
@@ -144,10 +162,10 @@ void page_file_close(struct page_file *f)
 
 int page_file_reset(struct page_file *f)
 {
-	uint64_t head = round_up_u64(sizeof(struct head), FILE_UNIT_BYTES);
+	uint64_t planes = notes_offset() + PAGE_NOTES_BYTES;
 
-	if (fallocate(f->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)head,
-		      (off_t)(f->len_bytes - head)) < 0)
+	if (fallocate(f->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)planes,
+		      (off_t)(f->len_bytes - planes)) < 0)
 		return -errno;
 	return 0;
 }

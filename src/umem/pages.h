@@ -41,16 +41,19 @@ struct page_map {
 
 enum { PAGE_REGIONS_MAX = 64, PAGE_SESSION_BYTES = 16 };
 
+enum { PAGE_NOTES_BYTES = 8192 };
+
 struct page_file {
-	int fd;
+	int fd; /* holds an exclusive lock: one pager at a time */
 	void *base;
 	uint64_t len_bytes;
+	void *notes; /* PAGE_NOTES_BYTES of the caller's, zeros at first; survive as the bits do */
 	unsigned int nregions;
 	struct page_map map[PAGE_REGIONS_MAX];
 };
 
 /* Makes a fresh file at path (an old one is replaced). The bytes of session tell a successor that
- * the file is its own. */
+ * the file is its own. -EBUSY (both calls): another process has it. */
 int page_file_create(struct page_file *f, const char *path,
 		     const uint8_t session[PAGE_SESSION_BYTES], const uint64_t *npages,
 		     unsigned int nregions, struct err *e);
@@ -60,7 +63,8 @@ int page_file_open(struct page_file *f, const char *path, const uint8_t session[
 		   const uint64_t *npages, unsigned int nregions, struct err *e);
 void page_file_close(struct page_file *f);
 
-/* Clears every bit of every region. No other thread may use the maps. Returns 0 or -errno. */
+/* Clears every bit of every region, not the notes. No other thread may use the maps. Returns 0 or
+ * -errno. */
 int page_file_reset(struct page_file *f);
 
 /* In the following a mask speaks of first_pg (bit 0) to first_pg + 63. Any thread. */

@@ -20,7 +20,9 @@ int umem_init(struct umem *u, struct page_file *file, bool discard_drops_content
 	pthread_rwlockattr_t attr;
 	int rc;
 
-	*u = (struct umem){ .file = file, .discard_drops_content = discard_drops_content };
+	*u = (struct umem){ .file = file,
+			    .count = file->notes,
+			    .discard_drops_content = discard_drops_content };
 	pthread_rwlockattr_init(&attr);
 	/* The event thread must not starve behind placers that never pause. */
 	pthread_rwlockattr_setkind_np(&attr, PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP);
@@ -209,7 +211,7 @@ void region_place_begin(struct placing *p, struct region *r, uint64_t first_pg, 
 	p->todo = page_claim(r->pages, first_pg, all);
 	lost = all & ~p->todo;
 	if (lost) {
-		umem_count(&r->umem->count.dropped_pages, (uint64_t)__builtin_popcountll(lost));
+		umem_count(&r->umem->count->dropped_pages, (uint64_t)__builtin_popcountll(lost));
 		wake_mask(r, first_pg, lost); /* nobody sleeps on an answer that was thrown away */
 	}
 }
@@ -248,11 +250,11 @@ static int settle_present(struct placing *p, unsigned int at)
 	int rc = 0;
 
 	if (atomic_load(&u->running)) {
-		umem_count(&u->count.integrity, 1);
+		umem_count(&u->count->integrity, 1);
 	} else {
 		rc = overwrite(p, at);
 		if (!rc)
-			umem_count(&u->count.overwritten_pages, 1);
+			umem_count(&u->count->overwritten_pages, 1);
 	}
 	if (!rc)
 		page_arrived(p->r->pages, p->first_pg + at, 1);
@@ -287,7 +289,7 @@ static int enter_run(struct placing *p, unsigned int at, unsigned int len, unsig
 	*ret_done = (unsigned int)(done / r->page_bytes);
 	if (*ret_done) {
 		page_arrived(r->pages, pg, mask_of(*ret_done));
-		umem_count(p->data ? &r->umem->count.placed_pages : &r->umem->count.zeroed_pages,
+		umem_count(p->data ? &r->umem->count->placed_pages : &r->umem->count->zeroed_pages,
 			   *ret_done);
 		return 0; /* the next call says why it stopped short, if it did */
 	}
@@ -327,9 +329,9 @@ int region_place_step(struct placing *p)
 		wake_mask(r, p->first_pg, gone);
 	}
 	if (rc == -EAGAIN)
-		umem_count(&u->count.again, 1);
+		umem_count(&u->count->again, 1);
 	else if (rc == -ENOMEM)
-		umem_count(&u->count.no_memory, 1);
+		umem_count(&u->count->no_memory, 1);
 	else if (rc < 0)
 		region_place_abandon(p);
 	return rc;
@@ -340,6 +342,28 @@ void region_place_abandon(struct placing *p)
 	page_unclaim(p->r->pages, p->first_pg, p->todo);
 	wake_mask(p->r, p->first_pg, p->todo);
 	p->todo = 0;
+}
+
+int region_poison(struct region *r, uint64_t first_pg, uint32_t npages)
+{
+	uint64_t won = page_claim(r->pages, first_pg, mask_of(npages)), todo = won;
+	unsigned int at, len;
+	int rc = 0;
+
+	while (!rc && mask_cut(&todo, &at, &len)) {
+		for (unsigned int i = 0; !rc && i < r->nattached; i++)
+			rc = uffd_poison(r->attached[i].uffd,
+					 r->attached[i].va + (first_pg + at) * r->page_bytes,
+					 (uint64_t)len * r->page_bytes);
+	}
+	if (rc < 0) {
+		page_unclaim(r->pages, first_pg, won);
+		return rc;
+	}
+	page_arrived(r->pages, first_pg, won);
+	umem_count(&r->umem->count->lost_pages, (uint64_t)__builtin_popcountll(won));
+	region_wake(r, first_pg, npages);
+	return 0;
 }
 
 int region_mark_cached(struct region *r, uint64_t first_pg, uint32_t npages)
@@ -357,7 +381,7 @@ int region_mark_cached(struct region *r, uint64_t first_pg, uint32_t npages)
 		uffd_continue(r->attached[0].uffd,
 			      r->attached[0].va + (first_pg + at) * r->page_bytes,
 			      (uint64_t)len * r->page_bytes, &done);
-	umem_count(&r->umem->count.placed_pages, (uint64_t)__builtin_popcountll(won));
+	umem_count(&r->umem->count->placed_pages, (uint64_t)__builtin_popcountll(won));
 	region_wake(r, first_pg, npages);
 	return 0;
 }

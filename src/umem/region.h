@@ -64,7 +64,12 @@ struct umem_counters {
 	_Atomic uint64_t no_memory; /* COPY said ENOMEM: tried again, the vCPU waits */
 	_Atomic uint64_t
 		integrity; /* present although nobody had placed it, while the guest runs */
+	_Atomic uint64_t lost_pages; /* poisoned: they never came, and were waited for no longer */
 };
+
+/* The first of page_file.notes are umem's own. */
+enum { UMEM_NOTES_BYTES = 256 };
+_Static_assert(sizeof(struct umem_counters) <= UMEM_NOTES_BYTES, "they must find room");
 
 static inline void umem_count(_Atomic uint64_t *counter, uint64_t n)
 {
@@ -85,7 +90,7 @@ struct umem {
 	struct page_file *file;
 	void *zeros; /* one page of the largest size, read only */
 	uint64_t zeros_bytes;
-	struct umem_counters count;
+	struct umem_counters *count; /* in the file's notes: a successor goes on counting */
 };
 
 /* file: made with the regions' sizes in their order; owner: caller, and outlives the umem. */
@@ -134,6 +139,10 @@ int region_place_step(struct placing *p);
 
 /* Gives up what is left: it is nobody's again, and its waiters fault again. Placers. */
 void region_place_abandon(struct placing *p);
+
+/* Nobody waits for these pages any more: who touches them gets SIGBUS. They count as lost, and are
+ * not asked for. -EOPNOTSUPP: older than Linux 6.6. The event thread. */
+int region_poison(struct region *r, uint64_t first_pg, uint32_t npages);
 
 /* The caller has filled these pages of the memfd itself: mark them arrived and map them (CONTINUE).
  * npages <= 64. -EOPNOTSUPP for anonymous memory. Placers. */

@@ -50,7 +50,7 @@ static void take_remove(struct umem *u, int uffd, uint64_t start, uint64_t end)
 	uint64_t first_pg, npages;
 	struct region *r;
 
-	umem_count(&u->count.remove_events, 1);
+	umem_count(&u->count->remove_events, 1);
 	r = find(u, uffd, start, &first_pg);
 	if (!r || !atomic_load(&u->live))
 		return;
@@ -66,7 +66,7 @@ static void take_remove(struct umem *u, int uffd, uint64_t start, uint64_t end)
 	if (r->kind != REGION_ANON)
 		fallocate(r->memfd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
 			  (off_t)(first_pg * r->page_bytes), (off_t)(npages * r->page_bytes));
-	umem_count(&u->count.removed_pages, page_removed(r->pages, first_pg, npages));
+	umem_count(&u->count->removed_pages, page_removed(r->pages, first_pg, npages));
 	region_wake(r, first_pg, npages);
 }
 
@@ -77,7 +77,7 @@ static void take_fault(struct umem *u, struct round *now, int uffd, const struct
 	f.r = find(u, uffd, m->arg.pagefault.address, &f.pg);
 	if (!f.r)
 		return;
-	umem_count(&u->count.faults, 1);
+	umem_count(&u->count->faults, 1);
 	if (now->nfaults == FAULTS_MAX)
 		now->overflow = true;
 	else
@@ -125,7 +125,7 @@ static void give_zero(struct region *r, uint64_t pg)
 		uffd_copy(a->uffd, va, r->umem->zeros, r->page_bytes, &done);
 	else
 		uffd_zero(a->uffd, va, r->page_bytes, &done);
-	umem_count(&r->umem->count.zeroed_pages, done != 0);
+	umem_count(&r->umem->count->zeroed_pages, done != 0);
 	region_wake(r, pg, 1);
 }
 
@@ -137,7 +137,7 @@ static void map_cached(struct region *r, uint64_t pg)
 	for (unsigned int i = 0; i < r->nattached; i++)
 		uffd_continue(r->attached[i].uffd, r->attached[i].va + pg * r->page_bytes,
 			      r->page_bytes, &done);
-	umem_count(&r->umem->count.continued_pages, 1);
+	umem_count(&r->umem->count->continued_pages, 1);
 	region_wake(r, pg, 1);
 }
 

@@ -80,6 +80,16 @@ int uffd_continue(int uffd, uint64_t va, uint64_t len_bytes, uint64_t *ret_done_
 	return settle(rc, c.mapped, ret_done_bytes);
 }
 
+int uffd_poison(int uffd, uint64_t va, uint64_t len_bytes)
+{
+	struct uffdio_poison p = { .range = { va, len_bytes },
+				   .mode = UFFDIO_POISON_MODE_DONTWAKE };
+
+	if (ioctl(uffd, UFFDIO_POISON, &p) == 0)
+		return 0;
+	return errno == ENOTTY || errno == EINVAL ? -EOPNOTSUPP : -errno;
+}
+
 int uffd_wake(int uffd, uint64_t va, uint64_t len_bytes)
 {
 	struct uffdio_range r = { va, len_bytes };

@@ -30,6 +30,9 @@ int uffd_copy(int uffd, uint64_t va, const void *src, uint64_t len_bytes, uint64
 int uffd_zero(int uffd, uint64_t va, uint64_t len_bytes, uint64_t *ret_done_bytes);
 int uffd_continue(int uffd, uint64_t va, uint64_t len_bytes, uint64_t *ret_done_bytes);
 
+/* Whoever touches these pages gets SIGBUS (a guest: a machine check). Linux 6.6; -EOPNOTSUPP. */
+int uffd_poison(int uffd, uint64_t va, uint64_t len_bytes);
+
 int uffd_wake(int uffd, uint64_t va, uint64_t len_bytes);
 
 #endif

@@ -388,19 +388,14 @@ static int qemu_announce(struct vmm *v, struct err *e)
 
 /* --- device state --- */
 
-/* What QEMU is set to, for putting it back. */
-struct settings {
-	bool incoming;
-	json_t *capabilities, *parameters;
-};
-
 static bool wanted(const char *capability, bool incoming)
 {
 	return !strcmp(capability, "x-ignore-shared") ||
 	       (incoming && !strcmp(capability, "late-block-activate"));
 }
 
-/* Only what differs: some capabilities cannot be named where they were not compiled in. */
+/* Only what differs: some capabilities cannot be named where they were not compiled in. back: as it
+ * was before. */
 static json_t *differing(const json_t *before, bool incoming, bool back)
 {
 	json_t *set = json_array();
@@ -420,10 +415,9 @@ static json_t *differing(const json_t *before, bool incoming, bool back)
 	return set;
 }
 
-static int set_capabilities(struct vmm *v, const struct settings *s, bool back, struct err *e)
+/* Takes the reference. */
+static int set_capabilities(struct vmm *v, json_t *set, struct err *e)
 {
-	json_t *set = differing(s->capabilities, s->incoming, back);
-
 	if (!json_array_size(set)) {
 		json_decref(set);
 		return 0;
@@ -440,27 +434,27 @@ static int set_parameters(struct vmm *v, json_int_t bandwidth, json_int_t rounds
 
 static int qemu_prepare(struct vmm *v, bool incoming, struct err *e)
 {
-	struct settings *s = v->settings;
+	json_t *capabilities = NULL, *parameters = NULL;
 	int rc;
 
-	if (s) /* for a source that came before */
+	if (v->settings) /* for a source that came before */
 		return 0;
-	s = calloc(1, sizeof(*s));
-	if (!s)
-		return err_set(e, ENOMEM, "no memory for QEMU's settings");
-	s->incoming = incoming;
-	rc = ask(v, "query-migrate-capabilities", NULL, &s->capabilities, e);
+	rc = ask(v, "query-migrate-capabilities", NULL, &capabilities, e);
 	if (!rc)
-		rc = ask(v, "query-migrate-parameters", NULL, &s->parameters, e);
-	if (rc < 0) {
-		json_decref(s->capabilities);
-		free(s);
-		return rc;
+		rc = ask(v, "query-migrate-parameters", NULL, &parameters, e);
+	if (!rc) {
+		v->settings =
+			json_pack("{s:o, s:O*, s:O*}", "capabilities",
+				  differing(capabilities, incoming, true), "max-bandwidth",
+				  json_object_get(parameters, "max-bandwidth"), "announce-rounds",
+				  json_object_get(parameters, "announce-rounds"));
+		rc = set_capabilities(v, differing(capabilities, incoming, false), e);
 	}
-	v->settings = s;
-	rc = set_capabilities(v, s, false, e);
-	/* No announcement before the guest really runs; no brake on a megabyte. */
-	return rc ? rc : set_parameters(v, (json_int_t)(64 * GIB), 0, e);
+	if (!rc) /* No announcement before the guest really runs; no brake on a megabyte. */
+		rc = set_parameters(v, (json_int_t)(64 * GIB), 0, e);
+	json_decref(capabilities);
+	json_decref(parameters);
+	return rc;
 }
 
 /* What must never stay: QEMU's own migration would then leave the memory out. */
@@ -474,19 +468,16 @@ static int restore_blindly(struct vmm *v, struct err *e)
 
 static int qemu_restore(struct vmm *v, struct err *e)
 {
-	struct settings *s = v->settings;
+	const json_t *was = v->settings;
 	int rc;
 
-	if (!s)
+	if (!was)
 		return restore_blindly(v, e);
-	rc = set_parameters(v, json_integer_value(json_object_get(s->parameters, "max-bandwidth")),
-			    json_integer_value(json_object_get(s->parameters, "announce-rounds")),
-			    e);
+	rc = set_parameters(v, json_integer_value(json_object_get(was, "max-bandwidth")),
+			    json_integer_value(json_object_get(was, "announce-rounds")), e);
 	if (!rc)
-		rc = set_capabilities(v, s, true, e);
-	json_decref(s->capabilities);
-	json_decref(s->parameters);
-	free(s);
+		rc = set_capabilities(v, json_incref(json_object_get(was, "capabilities")), e);
+	json_decref(v->settings);
 	v->settings = NULL;
 	return rc;
 }

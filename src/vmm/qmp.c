@@ -96,11 +96,17 @@ int qmp_greeting(struct vmm *v, const char *key, int timeout_ms, json_t **ret_va
 
 int qmp_send(struct vmm *v, const char *command, json_t *arguments, int pass_fd, struct err *e)
 {
-	json_t *o = json_pack("{s:s, s:I}", "execute", command, "id", (json_int_t)++v->last_id);
 	size_t len;
+	json_t *o;
 	char *text;
 	ssize_t n;
+	int rc = vmm_reach(v, e);
 
+	if (rc < 0) {
+		json_decref(arguments);
+		return rc;
+	}
+	o = json_pack("{s:s, s:I}", "execute", command, "id", (json_int_t)++v->last_id);
 	if (arguments)
 		json_object_set_new(o, "arguments", arguments);
 	text = json_dumps(o, JSON_COMPACT);

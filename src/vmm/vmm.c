@@ -51,28 +51,44 @@ const struct vmm_ops *vmm_by_name(const char *name)
 	return NULL;
 }
 
-int vmm_open(struct vmm *v, const struct vmm_ops *ops, const char *ctl_path, int abort_fd,
-	     struct err *e)
+void vmm_init(struct vmm *v, const struct vmm_ops *ops, const char *ctl_path, int abort_fd)
+{
+	*v = (struct vmm){ .ops = ops, .sock = -1, .abort_fd = abort_fd };
+	snprintf(v->ctl_path, sizeof(v->ctl_path), "%s", ctl_path);
+}
+
+int vmm_reach(struct vmm *v, struct err *e)
 {
 	struct sockaddr_un a = { .sun_family = AF_UNIX };
 	struct ucred peer = { 0 };
 	socklen_t len = sizeof(peer);
 	int rc;
 
-	*v = (struct vmm){ .ops = ops, .abort_fd = abort_fd };
-	strncpy(a.sun_path, ctl_path, sizeof(a.sun_path) - 1);
-	v->sock = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	if (v->sock < 0 || connect(v->sock, (struct sockaddr *)&a, sizeof(a)) < 0) {
-		rc = err_set(e, errno, "connect to the VMM at %s: %s", ctl_path, strerror(errno));
+	if (v->sock >= 0)
+		return 0;
+	memcpy(a.sun_path, v->ctl_path, sizeof(a.sun_path));
+	/* Where others queue already connect() would wait for ever: O_NONBLOCK for its time. */
+	v->sock = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	if (v->sock < 0 || connect(v->sock, (struct sockaddr *)&a, sizeof(a)) < 0 ||
+	    fd_set_nonblock(v->sock, false) < 0) {
+		rc = err_set(e, errno, "connect to the VMM at %s: %s", v->ctl_path,
+			     strerror(errno));
 		vmm_close(v);
 		return rc;
 	}
 	getsockopt(v->sock, SOL_SOCKET, SO_PEERCRED, &peer, &len);
 	v->pid = peer.pid;
-	rc = ops->greet(v, e);
+	rc = v->ops->greet(v, e);
 	if (rc < 0)
 		vmm_close(v);
 	return rc;
+}
+
+int vmm_open(struct vmm *v, const struct vmm_ops *ops, const char *ctl_path, int abort_fd,
+	     struct err *e)
+{
+	vmm_init(v, ops, ctl_path, abort_fd);
+	return vmm_reach(v, e);
 }
 
 void vmm_close(struct vmm *v)

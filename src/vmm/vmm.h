@@ -9,6 +9,7 @@
 #ifndef UMIG_VMM_VMM_H
 #define UMIG_VMM_VMM_H
 
+#include <jansson.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <sys/types.h>
@@ -46,12 +47,14 @@ struct vmm_launch {
 
 struct vmm {
 	const struct vmm_ops *ops;
-	int sock;
+	int sock; /* -1: not connected yet; the first command does it */
+	char ctl_path[VMM_PATH_BYTES];
 	pid_t pid;	       /* who listens there */
 	int version;	       /* of QEMU: 702 is 7.2 */
 	unsigned int nregions; /* that umig knows; set by the caller, for describe() */
 	int abort_fd;	       /* readable: every wait ends with -ECANCELED; -1: none */
-	void *settings;	       /* the adapter's, between prepare() and restore() */
+	json_t *settings;      /* what prepare() has changed, for restore(): owned; a
+				* predecessor's may be put here */
 	int64_t last_id; /* of a command: an answer that came after its deadline is not taken for
 			    the next one's */
 };
@@ -76,7 +79,7 @@ struct vmm_ops {
 	/* Returns when the VM has stopped for good (no I/O in flight), or runs. */
 	int (*set_running)(struct vmm *v, bool run, struct err *e);
 	/* Sets the VMM up for save() or load() while the guest still runs: what is done here is no
-	 * downtime. restore() puts back what was set, also for a predecessor that died. */
+	 * downtime. restore() puts back what v->settings says, or what must never stay. */
 	int (*prepare)(struct vmm *v, bool incoming, struct err *e);
 	int (*restore)(struct vmm *v, struct err *e);
 	/* The guest tells its networks where it is now. */
@@ -97,8 +100,15 @@ const struct vmm_ops *vmm_for_command(char *const argv[], int *ret_program);
 /* By the name in vm.json; NULL if there is none. */
 const struct vmm_ops *vmm_by_name(const char *name);
 
-/* Connects to the control socket and greets. Returns 0 or -errno (-ENOENT, -ECONNREFUSED: not up
- * yet). */
+/* Not connected yet: while a page is missing a VMM may not answer, and who mends that must not wait
+ * for it. */
+void vmm_init(struct vmm *v, const struct vmm_ops *ops, const char *ctl_path, int abort_fd);
+
+/* Connects to the control socket and greets, if it has not yet. Returns 0 or -errno (-ENOENT,
+ * -ECONNREFUSED: not up yet). */
+int vmm_reach(struct vmm *v, struct err *e);
+
+/* Both. */
 int vmm_open(struct vmm *v, const struct vmm_ops *ops, const char *ctl_path, int abort_fd,
 	     struct err *e);
 void vmm_close(struct vmm *v);

@@ -43,7 +43,7 @@ const char *const frame_type_name[FRAME_NTYPES] = {
 	[FRAME_END] = "END",	     [FRAME_END_OK] = "END_OK",
 	[FRAME_FAILED] = "FAILED",   [FRAME_CANCEL] = "CANCEL",
 	[FRAME_RESUME] = "RESUME",   [FRAME_RESUME_OK] = "RESUME_OK",
-	[FRAME_BYE] = "BYE",
+	[FRAME_BYE] = "BYE",	     [FRAME_ALIVE] = "ALIVE",
 };
 
 /* Which frames speak of pages of a region, and what may follow the header. */

@@ -45,6 +45,7 @@ enum frame_type {
 	FRAME_RESUME,	  /* source: the link broke; what do you lack? Opens this epoch */
 	FRAME_RESUME_OK,  /* destination: those were all. CONT: it has run the VM */
 	FRAME_BYE,	  /* source: has heard END_OK */
+	FRAME_ALIVE,	  /* either: nothing to say, but here (control, urgent) */
 	FRAME_NTYPES
 };
 

@@ -12,17 +12,19 @@ export UMIG_RUN_DIR=$dir/run
 pids=() mem=8M
 mkdir -m 700 "$UMIG_RUN_DIR"
 
-# The VMMs and umig-peer are ours; without them the keepers end, and a keeper's lock says when.
+# The keepers say who they are. A stopped one starts no other worker.
 end() {
-	local lock pid
-	[ ${#pids[@]} = 0 ] || kill -9 "${pids[@]}" 2>/dev/null
-	wait 2>/dev/null
-	for lock in "$dir"/run/*/keeper.lock; do
-		[ ! -e "$lock" ] || flock -w 5 "$lock" true && continue
-		for pid in $(sed -n 's/^[^ ]* umig-[a-z]*\[\([0-9]*\)\]: .*/\1/p' "${lock%/*}/log" | sort -u); do
-			grep -q '^umig-' "/proc/$pid/comm" 2>/dev/null && kill -9 "$pid"
+	local file pid sig
+	for sig in STOP KILL; do
+		for file in "$dir"/run/*/keeper.json; do
+			[ -e "$file" ] || continue
+			for pid in $(sed -n 's/^  "\(worker-\)\?pid": \([1-9][0-9]*\),\?$/\2/p' "$file"); do
+				grep -q '^umig-' "/proc/$pid/comm" 2>/dev/null && kill -$sig "$pid"
+			done
 		done
 	done
+	[ ${#pids[@]} = 0 ] || kill -9 "${pids[@]}" 2>/dev/null
+	wait 2>/dev/null
 	rm -rf "$dir"
 }
 trap end EXIT
@@ -147,6 +149,7 @@ waits_again() { # SENTENCE
 	receive_guest b
 	play source "$what" "unix:$dir/b.sock"
 	await says run/b/log "$1; waiting for the source to call again" || fail "the log does not say: $1"
+	await says run/b/log "${1:-the link}" || fail "the log does not say why"
 	await status_says b "postcopy-paused" || fail "its status does not say it"
 	! says run/b/log "destination: completed" || fail "it says that it is complete"
 	kill -0 $receiver || fail "the VM was ended"
@@ -198,7 +201,8 @@ given() { # SENTENCE
 	start_dest
 	migrate a "unix:$dir/d.sock"
 	[ $rc = 1 ] || fail "umig migrate ends with $rc"
-	told "was given to unix:$dir/d.sock, and its move has not ended" "$1" "umig: both hosts keep what they have of it"
+	told "was given to unix:$dir/d.sock, and its move has not ended" "$1" \
+		"umig: both hosts keep what they have of it. 'umig recover a' tries again, 'umig resolve a' ends it"
 	status_says a "  postcopy-paused: " || fail "its status does not say it"
 	is a paused
 	kill -0 "$vm" || fail "the VM was ended"
@@ -368,7 +372,7 @@ source-end-short) waits_again "END has 8 bytes where 24 belong" ;;
 source-end-sum) paused "MEMORY IS DAMAGED: what was placed is not what was sent (sums " closed ;;
 source-end-early) paused "MEMORY IS NOT COMPLETE: 128 pages of region mem0 never arrived (the first is page 64)" ;;
 source-end-one-less) paused "MEMORY IS NOT COMPLETE: 1 pages of region mem0 never arrived (the first is page 191)" ;;
-source-close-ran) waits_again "the peer closed the link" ;;
+source-close-ran) waits_again "" ;;
 source-good) completed '"stale-frames":0' ;;
 source-old-epoch) completed '"stale-frames":3' ;;
 source-twice) completed '"stale-frames":0' ;;

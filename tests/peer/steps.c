@@ -91,8 +91,10 @@ void want(struct channel *c, enum frame_type type, struct frame *f, const uint8_
 {
 	struct err e;
 
-	if (channel_recv(c, CHANNEL_WAIT, ANSWER_MS, f, payload, &e) < 0)
-		die("waits for %s: %s", frame_type_name[type], e.msg);
+	do {
+		if (channel_recv(c, CHANNEL_WAIT, ANSWER_MS, f, payload, &e) < 0)
+			die("waits for %s: %s", frame_type_name[type], e.msg);
+	} while (f->type == FRAME_ALIVE);
 	if (f->type == type)
 		return;
 	describe(f, *payload);
@@ -106,6 +108,8 @@ void last_words(struct channel *c, int timeout_ms)
 	struct err e;
 
 	while (channel_recv(c, CHANNEL_WAIT, timeout_ms, &f, &payload, &e) > 0) {
+		if (f.type == FRAME_ALIVE)
+			continue;
 		describe(&f, payload);
 		if (f.type == FRAME_FAILED) /* who owns the VM keeps the link */
 			return;

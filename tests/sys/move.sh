@@ -13,6 +13,9 @@ there() { # VMM-ARGS: one move from a to b by $URI with $OPT, checked
 	settled a b vm
 }
 
+tried_again() { [ "$(grep -c 'MEMORY IS' "$T/a/vm/log")" = 2 ]; }
+not_here() { ! state "$1" vm; }
+
 case $1 in
 random | sequential | stride | fresh | discard)
 	there --mem 32M --threads 4 --pattern "$1"
@@ -155,7 +158,14 @@ break-page | break-bit) # a broken move is noticed, by the end at the latest
 	[ "$(on b "$UMIG" status --json vm | jq -r .status)" = postcopy-paused ] || fail "the destination says $(on b "$UMIG" status --json vm)"
 	[ "$(state a vm)" = paused ] || fail "the source's VM is $(state a vm)"
 	move a -p vm "unix:$T/other" && fail "it was moved twice"
-	says "$T/move.err" 'was given to .* and may run there'
+	says "$T/move.err" 'vm is already being migrated'
+	on a "$UMIG" recover vm >"$T/move.out" 2>&1 || fail "recover: $(cat "$T/move.out")"
+	wait_for 10 tried_again || fail "it does not try again: $(on a "$UMIG" status vm)"
+	says "$T/a/vm/log" 'an operator wants another try; calling again'
+	on a "$UMIG" resolve --give-up vm >"$T/move.out" 2>&1 || fail "resolve: $(cat "$T/move.out")"
+	wait_for 10 not_here a || fail "it was given up, and lives"
+	on b "$UMIG" resolve --give-up vm >"$T/move.out" 2>&1 || fail "resolve: $(cat "$T/move.out")"
+	wait_for 10 no_keepers || fail "processes are left: $(keepers)"
 	;;
 *) fail "no case $1" ;;
 esac

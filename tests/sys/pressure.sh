@@ -35,7 +35,7 @@ echo "$VMM" >"$group/cgroup.procs" || skip "no process can be moved to a cgroup"
 
 # Only what is touched comes, so that it comes under the limit: at ADVISE the limit would be refused.
 on a "$UMIG" migrate -p -n --detach vm "$WHERE" 0 0 >"$T/move.out" 2>"$T/move.err" 7>&- || fail "$(cat "$T/move.err")"
-wait_for 10 grep -q running "$T/b/vm/state.json" || fail "it does not run there"
+wait_for 10 grep -q '"record": "ran"' "$T/b/vm/state.json" || fail "it does not run there"
 echo 12M >"$group/$limit" || fail "cannot set a limit of 12 MiB"
 if [ "$1" = swap ]; then
 	wait_for 20 swaps || fail "nothing was swapped out: the test shows nothing"

@@ -113,8 +113,8 @@ int main(int argc, char **argv)
 	pthread_join(bulk, NULL);
 	rig_stop_events(&g);
 	printf("%llu discards raced: %llu late pages dropped, %llu removed before they came, %llu revived\n",
-	       (unsigned long long)total, (unsigned long long)g.umem.count.dropped_pages,
-	       (unsigned long long)g.umem.count.removed_pages, (unsigned long long)revived);
+	       (unsigned long long)total, (unsigned long long)g.umem.count->dropped_pages,
+	       (unsigned long long)g.umem.count->removed_pages, (unsigned long long)revived);
 	rig_fini(&g);
 	if (!without_minor)
 		return revived != 0;

@@ -44,7 +44,7 @@ static void touch(struct toucher *t, struct rig *g, unsigned int mapping, uint64
 
 static void wait_faults(struct rig *g, uint64_t n)
 {
-	while (atomic_load(&g->umem.count.faults) < n)
+	while (atomic_load(&g->umem.count->faults) < n)
 		sched_yield();
 }
 
@@ -59,7 +59,7 @@ static void touched_page_arrives(void)
 			CHECK(rig_read(&g, 0, pg, w) == rig_word(pg, w), "page %llu",
 			      (unsigned long long)pg);
 	CHECK(g.asked == PAGES, "asked for %llu pages", (unsigned long long)g.asked);
-	CHECK(g.umem.count.placed_pages == PAGES, "placed");
+	CHECK(g.umem.count->placed_pages == PAGES, "placed");
 	rig_stop_events(&g);
 	rig_fini(&g);
 }
@@ -74,7 +74,7 @@ static void hole_reads_zero_and_asks_nobody(void)
 	      "a hole has content");
 	CHECK(g.asked == 0, "asked for a hole");
 	rig_place(&g, 2, 1); /* data for it that come late are a duplicate */
-	CHECK(rig_read(&g, 0, 2, 0) == 0 && g.umem.count.dropped_pages == 1,
+	CHECK(rig_read(&g, 0, 2, 0) == 0 && g.umem.count->dropped_pages == 1,
 	      "a hole was filled after its touch");
 	rig_stop_events(&g);
 	rig_fini(&g);
@@ -90,9 +90,9 @@ static void second_arrival_is_dropped(void)
 	*(volatile uint64_t *)(g.base[0] + 3 * g.page_bytes) = 77; /* the guest works with it */
 	rig_place(&g, 2, 4);
 	CHECK(rig_read(&g, 0, 3, 0) == 77, "a late duplicate overwrote the guest's write");
-	CHECK(g.umem.count.dropped_pages == 4, "dropped %llu",
-	      (unsigned long long)g.umem.count.dropped_pages);
-	CHECK(g.umem.count.integrity == 0, "integrity");
+	CHECK(g.umem.count->dropped_pages == 4, "dropped %llu",
+	      (unsigned long long)g.umem.count->dropped_pages);
+	CHECK(g.umem.count->integrity == 0, "integrity");
 	rig_stop_events(&g);
 	rig_fini(&g);
 }
@@ -130,7 +130,7 @@ static void wake_all_brings_messages_again(void)
 	g.mute = false;
 	umem_wake_all(&g.umem);
 	pthread_join(t.thread, NULL);
-	CHECK(t.seen == rig_word(1, 5) && g.umem.count.faults >= 2,
+	CHECK(t.seen == rig_word(1, 5) && g.umem.count->faults >= 2,
 	      "content, or no second message");
 	rig_stop_events(&g);
 	rig_fini(&g);
@@ -180,7 +180,7 @@ static void given_up_page_stays_zero(void)
 	CHECK(rig_read(&g, 0, 0, 3) == 0 && rig_read(&g, 0, 5, 3) == 0, "content came back");
 	rig_place(&g, 4, 3);
 	CHECK(rig_read(&g, 0, 5, 3) == 0 && rig_read(&g, 0, 4, 3) == rig_word(4, 3), "late data");
-	CHECK(g.asked == 0 && g.umem.count.removed_pages == 1 && g.umem.count.remove_events == 2,
+	CHECK(g.asked == 0 && g.umem.count->removed_pages == 1 && g.umem.count->remove_events == 2,
 	      "counters");
 	rig_stop_events(&g);
 	rig_fini(&g);
@@ -200,7 +200,7 @@ static void unmapped_page_is_continued(void)
 	rig_place(&g, 0, 2);
 	CHECK(madvise(g.base[0], g.page_bytes, MADV_DONTNEED) == 0, "DONTNEED");
 	CHECK(rig_read(&g, 0, 0, 3) == rig_word(0, 3), "content");
-	CHECK(g.umem.count.continued_pages >= 1, "no MINOR fault was answered");
+	CHECK(g.umem.count->continued_pages >= 1, "no MINOR fault was answered");
 	CHECK(madvise(g.base[0] + 9 * g.page_bytes, g.page_bytes, MADV_DONTNEED) == 0, "DONTNEED");
 	CHECK(rig_read(&g, 0, 9, 3) == rig_word(9, 3) && g.asked == 1,
 	      "a page that never came was not asked for");
@@ -229,7 +229,7 @@ static void mark_cached_maps_what_the_caller_wrote(void)
 		CHECK(region_mark_cached(g.region, 0, 4) == 0, "mark");
 		for (uint64_t pg = 0; pg < 4; pg++)
 			CHECK(rig_read(&g, 0, pg, 1) == rig_word(pg, 1), "content");
-		CHECK(g.umem.count.faults == 0, "it was not mapped");
+		CHECK(g.umem.count->faults == 0, "it was not mapped");
 		munmap(alias, 4 * g.page_bytes);
 	}
 	rig_stop_events(&g);
@@ -305,13 +305,13 @@ static void present_page_is_overwritten_before_run_and_noticed_after(void)
 	      "copy");
 	rig_place(&g, 0, 1);
 	CHECK(rig_read(&g, 0, 0, 1) == rig_word(0, 1), "it was not overwritten");
-	CHECK(g.umem.count.overwritten_pages == 1 && g.umem.count.integrity == 0, "counters");
+	CHECK(g.umem.count->overwritten_pages == 1 && g.umem.count->integrity == 0, "counters");
 	atomic_store(&g.umem.running, true);
 	CHECK(uffd_copy(g.uffd, (uintptr_t)g.base[0] + g.page_bytes, g.umem.zeros, g.page_bytes,
 			&done) == 0,
 	      "copy");
 	rig_place(&g, 1, 1);
-	CHECK(g.umem.count.integrity == 1, "nobody noticed");
+	CHECK(g.umem.count->integrity == 1, "nobody noticed");
 	rig_stop_events(&g);
 	rig_fini(&g);
 }
@@ -350,7 +350,7 @@ static void storm(void)
 		      "page");
 	for (unsigned int i = 0; i < 3; i++)
 		pthread_join(placer[i], NULL);
-	CHECK(storm_rig.umem.count.placed_pages == PAGES * 20,
+	CHECK(storm_rig.umem.count->placed_pages == PAGES * 20,
 	      "a page was placed twice, or not at all");
 	rig_stop_events(&storm_rig);
 	rig_fini(&storm_rig);

@@ -163,7 +163,8 @@ static void save_vm(const char *name, pid_t pid, uint64_t start_ticks)
 
 static void save_state(const char *name, const char *role, const char *record)
 {
-	json_t *o = json_pack("{s:s, s:s, s:s}", "role", role, "record", record, "peer", "hostB");
+	json_t *o = json_pack("{s:i, s:s, s:s, s:s, s:b}", "version", 2, "role", role, "record",
+			      record, "peer", "hostB", "was-running", 1);
 	struct err e;
 
 	assert_non_null(o);
@@ -249,8 +250,10 @@ static void a_vm_that_has_left_is_not_started_by_mistake(void **state)
 		const char *role, *record;
 		bool left;
 	} cases[] = {
-		{ "source", "committed", true },       { "source", "completed", true },
-		{ "source", "cancelled", false },      { "source", "active", false },
+		{ "source", "committed", true },       { "source", "ran", true },
+		{ "source", "completed", true },       { "source", "given-up", true },
+		{ "source", "begun", false },	       { "source", "stopping", false },
+		{ "source", "rolled-back", false },    { "destination", "running", false },
 		{ "destination", "completed", false },
 	};
 
