@@ -12,8 +12,10 @@
 #include <unistd.h>
 
 #include "cli/cli.h"
+#include "rundir/keeperfile.h"
 #include "rundir/rundir.h"
 #include "rundir/tombstone.h"
+#include "serve/predecessor.h"
 #include "util/fd.h"
 #include "util/proc.h"
 #include "util/util.h"
@@ -133,6 +135,30 @@ static int describe(struct launch *l, const struct vmm_ops *ops, struct err *e)
 	vm->nregions = l->vmm.nregions;
 	memcpy(vm->region, l->vmm.region, sizeof(vm->region));
 	return vmfile_save(vm, e);
+}
+
+int launch_relieve(struct launch *l, struct err *e)
+{
+	struct keeper_record keeper = { 0 };
+	struct move_state s;
+	struct vm_record vm;
+	struct err none;
+	int rc = rundir_check_name(l->name, e);
+
+	if (!rc && statefile_load(l->name, &s, &none) == 0 && !s.outgoing &&
+	    s.record == MOVE_LOADING && s.has_session && vmfile_load(l->name, &vm, &none) == 0 &&
+	    !vmfile_lives(&vm)) {
+		if (keeperfile_load(l->name, &keeper, &none) == 0) {
+			predecessor_stop(&keeper);
+			rc = predecessor_end(&keeper, e);
+		}
+		keeperfile_free(&keeper);
+		memcpy(l->refused_session, s.session, sizeof(l->refused_session));
+		memcpy(l->refused_token, s.token, sizeof(l->refused_token));
+		l->has_refused = true;
+		statefile_free(&s);
+	}
+	return rc;
 }
 
 int launch_prepare(struct launch *l, struct err *e)

@@ -56,13 +56,25 @@ static void fill_ended(struct row *r, const char *name)
 	snprintf(r->state, sizeof(r->state), "ended");
 	snprintf(r->pid, sizeof(r->pid), "-");
 	snprintf(r->here, sizeof(r->here), "-");
-	if (statefile_load(name, &s, &e) == 0 && s.outgoing && s.record == MOVE_COMPLETED)
+	if (statefile_load(name, &s, &e) == 0 && s.record != MOVE_GIVEN_UP && move_has_left(&s))
 		snprintf(r->state, sizeof(r->state), "left for %s", s.peer);
 	statefile_free(&s);
 }
 
+static bool has_arrived(const char *name)
+{
+	struct move_state s;
+	struct err none;
+	bool here = statefile_load(name, &s, &none) == 0 && !s.outgoing &&
+		    (s.record == MOVE_COMPLETED || s.record == MOVE_DONE);
+
+	statefile_free(&s);
+	return here;
+}
+
 static void fill(struct row *r, const struct vm_record *vm)
 {
+	bool waits = vm->incoming && !has_arrived(vm->name);
 	json_t *status = ask_keeper(vm->name);
 	double bytes = 0;
 
@@ -70,8 +82,8 @@ static void fill(struct row *r, const struct vm_record *vm)
 		bytes += (double)vm->region[i].size_bytes;
 	*r = (struct row){ .role = "-", .server = "-", .here = "all" };
 	snprintf(r->pid, sizeof(r->pid), "%d", (int)vm->pid);
-	snprintf(r->state, sizeof(r->state), vm->incoming ? "waiting" : "running");
-	if (vm->incoming)
+	snprintf(r->state, sizeof(r->state), waits ? "waiting" : "running");
+	if (waits)
 		snprintf(r->here, sizeof(r->here), "-");
 	progress_size(bytes, r->memory, sizeof(r->memory));
 	if (!vmfile_lives(vm))

@@ -162,9 +162,14 @@ static int conclude(const struct request *r, const json_t *status, const json_t 
 	if (!strcmp(word, "postcopy-paused")) {
 		fprintf(stderr, "umig: %s was given to %s, and its move has not ended: %s\n",
 			r->name, r->uri, *why ? why : word);
-		fprintf(stderr,
-			"umig: both hosts keep what they have of it. 'umig recover %s' tries again, 'umig resolve %s' ends it\n",
-			r->name, r->name);
+		if (json_is_true(json_object_get(status, "lost")))
+			fprintf(stderr,
+				"umig: it is lost there. 'umig resolve --give-up %s' frees what is left of it here\n",
+				r->name);
+		else
+			fprintf(stderr,
+				"umig: both hosts keep what they have of it. 'umig recover %s' tries again, 'umig resolve %s' ends it\n",
+				r->name, r->name);
 		return EXIT_FAILED;
 	}
 	fprintf(stderr, "umig: %s %s: %s\n", r->name,

@@ -10,6 +10,18 @@
 #include "rundir/rundir.h"
 #include "serve/serve.h"
 
+static void add_refused(json_t *config, const struct launch *l)
+{
+	char session[MOVE_SESSION_TEXT], token[MOVE_SESSION_TEXT];
+
+	if (!l->has_refused)
+		return;
+	move_session_put(session, l->refused_session);
+	move_session_put(token, l->refused_token);
+	json_object_set_new(config, "refused-session", json_string(session));
+	json_object_set_new(config, "refused-token", json_string(token));
+}
+
 /* Listens first: a port that is taken is said before anything is made. */
 static int receive(struct launch *l, struct err *e)
 {
@@ -24,6 +36,8 @@ static int receive(struct launch *l, struct err *e)
 	if (!rc)
 		rc = cli_check_network(&uri, true, l->insecure, e);
 	if (!rc)
+		rc = launch_relieve(l, e);
+	if (!rc)
 		rc = sock_listen(&uri, &listen_fd, e);
 	if (rc < 0)
 		return rc;
@@ -34,6 +48,7 @@ static int receive(struct launch *l, struct err *e)
 		config = json_pack("{s:s, s:s, s:i, s:s, s:i}", "role", "destination", "uri", where,
 				   "link-timeout-ms", l->link_timeout_ms, "on-loss", l->on_loss,
 				   "on-loss-ms", l->on_loss_ms);
+		add_refused(config, l);
 		rc = keeper_start(l->name, config, listen_fd, e);
 		json_decref(config);
 		if (rc < 0)

@@ -81,6 +81,29 @@ static int wait_connection(struct dest *d, int timeout_ms, struct err *e)
 	return 0;
 }
 
+/* It asks for a machine that was refused before we came: with its token, or it would not believe
+ * it. */
+static bool asks_for_refused(struct dest *d, struct channel *c, const struct hello *h)
+{
+	const struct dest_config *config = &d->config;
+	struct frame f = { .type = FRAME_HELLO_OK, .len_bytes = HELLO_BYTES };
+	uint8_t buf[HELLO_BYTES];
+	const uint8_t *payload;
+	struct err ignored;
+
+	if (!h->again || h->role != ROLE_CONTROL || !config->refused_session ||
+	    memcmp(h->session, config->refused_session, sizeof(h->session)) != 0 ||
+	    memcmp(h->token, config->refused_token, sizeof(h->token)) != 0)
+		return false;
+	hello_put(buf, h);
+	if (channel_send(c, &f, buf, &ignored) == 0 &&
+	    channel_recv(c, CHANNEL_WAIT, HELLO_AGAIN_TIMEOUT_MS, &f, &payload, &ignored) > 0)
+		dest_refuse(c, "its receiver's VMM is dead, and never ran it");
+	/* Until it has read that: it answers with CANCEL. */
+	channel_recv(c, CHANNEL_WAIT, HELLO_AGAIN_TIMEOUT_MS, &f, &payload, &ignored);
+	return true;
+}
+
 /* The next connection that says HELLO as it should; others are told why not, and dropped. */
 int dest_accept_hello(struct dest *d, struct channel *c, struct hello *h, int timeout_ms,
 		      struct err *e)
@@ -112,7 +135,10 @@ int dest_accept_hello(struct dest *d, struct channel *c, struct hello *h, int ti
 		if (!rc) {
 			h->rehearsal = f.flags & FRAME_REHEARSAL;
 			h->again = f.flags & FRAME_AGAIN;
-			return 0;
+			if (!asks_for_refused(d, c, h))
+				return 0;
+			channel_fini(c);
+			continue;
 		}
 		dest_refuse(c, e->msg);
 		channel_fini(c);
@@ -209,16 +235,19 @@ bool dest_turn_away(struct dest *d)
 	struct hello h = { 0 };
 	struct frame f = { 0 };
 	struct err ignored;
-	bool ours = false;
+	bool ours = false, refused = false;
 	int fd = sock_accept(d->config.listen_fd);
 
 	if (fd < 0 || channel_init(&c, fd, d->failure.fd, HELLO_BYTES, &ignored) < 0)
 		return false;
 	if (channel_recv(&c, CHANNEL_WAIT, TURN_AWAY_MS, &f, &payload, &ignored) > 0 &&
 	    f.type == FRAME_HELLO && f.flags & FRAME_AGAIN &&
-	    hello_get(&h, payload, f.len_bytes, &ignored) == 0)
+	    hello_get(&h, payload, f.len_bytes, &ignored) == 0) {
+		h.again = true;
 		ours = dest_is_ours(d, &h) && atomic_load(&d->given);
-	if (!ours) /* ours calls once more in a moment, and finds us waiting */
+		refused = !ours && asks_for_refused(d, &c, &h);
+	}
+	if (!ours && !refused) /* ours calls once more in a moment, and finds us waiting */
 		dest_refuse(&c, "another migration is under way here");
 	channel_fini(&c);
 	return ours;

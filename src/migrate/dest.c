@@ -24,7 +24,6 @@ enum {
 	BEFORE_RUN_TIMEOUT_MS = 90000,
 	LAST_WORD_MS = 500,
 	BEAT_MS_MAX = 150,
-	LINGER_TIMES = 6, /* link timeouts, for a source that may have missed the last word */
 	SETTLE_MS = 5000, /* less than the source waits for DISCARD_OK */
 	DEVICE_BYTES_MAX = 1 << 30,
 };
@@ -777,21 +776,6 @@ static void figures(const struct dest *d, char *out, size_t room)
 		snprintf(out + at, room - at, "}");
 }
 
-/* Until the source has heard that all is well, somebody must be here to say it again. */
-static int await_bye(struct dest *d, struct err *e)
-{
-	const uint8_t *payload;
-	struct frame f;
-	int rc = wait_control(d, d->config.link_timeout_ms, e);
-
-	if (!rc)
-		rc = channel_recv(&d->control, CHANNEL_WAIT, d->config.link_timeout_ms, &f,
-				  &payload, e);
-	if (rc < 0)
-		return rc;
-	return f.type == FRAME_BYE ? 0 : out_of_order(&f, "BYE", e);
-}
-
 int dest_end(struct dest *d, struct err *e)
 {
 	const uint8_t *payload;
@@ -816,27 +800,42 @@ int dest_end(struct dest *d, struct err *e)
 			return e->num = EIO, -EIO;
 	}
 	figures(d, text, sizeof(text));
-	rc = tell(d, FRAME_END_OK, text, e);
-	return rc ? rc : await_bye(d, e);
+	return tell(d, FRAME_END_OK, text, e);
+}
+
+/* Until the source has heard that all is well, somebody must be here to say it again: or it would
+ * call for ever. It is on file first, so that nobody takes up what is over. */
+int dest_bye(struct dest *d, struct err *e)
+{
+	const uint8_t *payload;
+	struct frame f;
+	int rc = dest_expect(d, FRAME_BYE, &f, &payload, e);
+
+	if (rc < 0)
+		return rc;
+	rc = d->config.hooks.record(d->config.hooks.arg, RECORD_DONE, e);
+	if (rc < 0)
+		return e->num = EIO, -EIO;
+	tell(d, FRAME_BYE, NULL,
+	     e); /* where it does not get through the source gives up after a while */
+	return 0;
 }
 
 /* A link that breaks when the VM is ours is mended; then the stage is done again: what it had heard
- * it hears again. Not for ever once nothing is missing any more. */
+ * it hears again. Also when nothing is missing any more: the source must know, or it would call for
+ * ever; but its VM has nothing to do with us then. */
 static int resume(struct dest *d, unsigned int *stage, struct err *e)
 {
 	const struct dest_notes *notes = atomic_load(&d->notes);
-	bool complete = atomic_load(&notes->t_end_ns);
-	int rc = dest_resume(d, complete ? LINGER_TIMES * d->config.link_timeout_ms : -1, e);
+	int rc;
 
-	if (rc == -ETIMEDOUT && complete) {
-		d->config.hooks.note(d->config.hooks.arg,
-				     "the source has not said that it knows: all is here anyway");
-		*stage = STAGE_N;
-		return 0;
-	}
+	if (atomic_load(&notes->t_end_ns))
+		for (unsigned int i = 0; i < d->umem.nregions; i++)
+			region_detach(&d->umem.region[i]);
+	rc = dest_resume(d, e);
 	if (rc == -ESHUTDOWN && atomic_load(&d->standing) == STANDING_RUN_HERE) {
 		*stage = STAGE_N;
-		return d->config.hooks.record(d->config.hooks.arg, RECORD_COMPLETED, e);
+		return d->config.hooks.record(d->config.hooks.arg, RECORD_DONE, e);
 	}
 	*stage = STAGE_POSTCOPY;
 	if (!rc && !atomic_load(&notes->t_run_ns))
@@ -943,6 +942,8 @@ int dest_run_on(struct dest *d, struct err *e)
 
 void dest_doom(struct dest *d, const struct err *e)
 {
+	if (atomic_load(&atomic_load(&d->notes)->t_end_ns))
+		return;
 	failure_set(&d->doom, e);
 	failure_set(&d->failure, e);
 }
@@ -973,7 +974,7 @@ int dest_resolve(struct dest *d, enum standing how, struct err *e)
 	int down = STANDING_DOWN;
 	uint64_t missing;
 
-	if (atomic_load(&d->standing) != STANDING_DOWN)
+	if (!atomic_load(&d->resuming))
 		return err_set(e, EBUSY,
 			       "the link to the source is up: there is nothing to resolve");
 	missing = missing_pages(d);

@@ -57,6 +57,9 @@ struct dest_config {
 	struct dest_region region[WIRE_REGIONS_MAX];
 	struct vmm *vmm;
 	int link_timeout_ms; /* silence that means a broken link */
+	/* A session that was refused under this VM's name before, by a receiver whose VMM had to
+	 * die: its source may have committed, and still ask. NULL: none. */
+	const uint8_t *refused_session, *refused_token;
 	enum dest_loss on_loss;
 	int on_loss_ms; /* for how long a vCPU waits for a source that is gone */
 	struct migrate_hooks hooks;
@@ -176,5 +179,6 @@ int dest_discard(struct dest *d, struct err *e);
 int dest_device(struct dest *d, struct err *e);
 int dest_take_over(struct dest *d, struct err *e);
 int dest_end(struct dest *d, struct err *e);
+int dest_bye(struct dest *d, struct err *e);
 
 #endif

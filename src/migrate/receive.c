@@ -6,7 +6,6 @@
 #include "migrate/dest.h"
 
 #include <errno.h>
-#include <sched.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <time.h>
@@ -111,9 +110,12 @@ static void serve_faults(struct dest *d)
 	flush_requests(d);
 }
 
-static void wait_for_memory(void)
+/* For memory; or for a thread of the VMM that is in the middle of a madvise and needs a CPU to end it:
+ * a real-time thread that spun here would keep it off. */
+static void give_way(int rc)
 {
-	nanosleep(&(struct timespec){ .tv_nsec = NS_PER_MS }, NULL);
+	nanosleep(&(struct timespec){ .tv_nsec = rc == -ENOMEM ? NS_PER_MS : 20 * NS_PER_US },
+		  NULL);
 }
 
 /* Places until it is settled. Only the event thread may read events; others give way to it. */
@@ -125,13 +127,11 @@ static int place(struct dest *d, struct region *r, const struct frame *f, const 
 
 	region_place_begin(&p, r, f->first_pg, f->npages, data);
 	while ((rc = region_place_step(&p)) == -EAGAIN || rc == -ENOMEM) {
-		if (rc == -ENOMEM)
-			wait_for_memory(); /* the vCPU waits; the counter shows it */
 		if (is_fault_thread) {
 			atomic_fetch_add(&d->turns, 1);
 			serve_faults(d);
-		} else
-			sched_yield();
+		}
+		give_way(rc); /* the vCPU waits; the counters show it */
 		if (failure_get(&d->failure, NULL) && !atomic_load(&d->given)) {
 			region_place_abandon(&p);
 			return err_set(e, ECANCELED, "cancelled");

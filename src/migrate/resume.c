@@ -16,10 +16,11 @@
 #include "util/util.h"
 
 enum {
-	BACK_OFF_MS = 50, /* between two tries */
-	TRY_MS = 150,	  /* the first takes this long at most */
-	TRIES_LONGER = 5, /* each takes twice as long as the last, and then short ones again */
-	LOOK_MS = 50,	  /* how often a waiting destination looks up */
+	BACK_OFF_MS = 50,   /* between two tries */
+	TRY_MS = 150,	    /* the first takes this long at most */
+	TRIES_LONGER = 5,   /* each takes twice as long as the last, and then short ones again */
+	LOOK_MS = 50,	    /* how often a waiting destination looks up */
+	FAREWELL_TIMES = 6, /* link timeouts, for a last word when all is over */
 };
 
 bool resume_helps(const struct err *e)
@@ -161,6 +162,8 @@ static int patience_ms(const struct source *s, unsigned int tries)
 
 int source_resume(struct source *s, bool *ret_ran, struct err *e)
 {
+	uint64_t farewell_ns =
+		clock_ns() + (uint64_t)FAREWELL_TIMES * s->config.link_timeout_ms * NS_PER_MS;
 	char text[sizeof(e->msg) + 64];
 	int rc;
 
@@ -179,6 +182,11 @@ int source_resume(struct source *s, bool *ret_ran, struct err *e)
 		rc = try_again(s, ret_ran, e);
 		if (!rc || (!resume_helps(e) && rc != -ECANCELED))
 			break;
+		/* When all is said the destination may go, and we need not call for ever. */
+		if (atomic_load(&s->t_end_ns) && clock_ns() > farewell_ns) {
+			rc = err_set(e, ETIMEDOUT, "the destination has gone");
+			break;
+		}
 		if (rc != -ECANCELED) { /* else an operator, or another address */
 			note_trouble(&s->trouble, e);
 			pause_ms(&s->failure, BACK_OFF_MS);
@@ -388,9 +396,8 @@ static int go_on(struct dest *d, struct channel *c, struct err *e)
 	return 0;
 }
 
-int dest_resume(struct dest *d, int timeout_ms, struct err *e)
+int dest_resume(struct dest *d, struct err *e)
 {
-	uint64_t deadline_ns = timeout_ms < 0 ? 0 : clock_ns() + (uint64_t)timeout_ms * NS_PER_MS;
 	char text[sizeof(e->msg) + 64];
 	int rc;
 
@@ -411,12 +418,10 @@ int dest_resume(struct dest *d, int timeout_ms, struct err *e)
 			rc = err_set(e, ESHUTDOWN, "resolved by an operator");
 			break;
 		}
-		rc = await_source(d, &c, deadline_ns, e);
+		rc = await_source(d, &c, 0, e);
 		if (!rc)
 			rc = go_on(d, &c, e);
 		channel_fini(&c);
-		if (rc == -ETIMEDOUT && deadline_ns && clock_ns() >= deadline_ns)
-			break;
 	} while (rc < 0 && (resume_helps(e) || rc == -ECANCELED));
 	atomic_store(&d->resuming, false);
 	if (!rc) {
@@ -428,9 +433,12 @@ int dest_resume(struct dest *d, int timeout_ms, struct err *e)
 }
 
 /* On the control connection at hand, if there is one. 0 once the source has heard it: it answers
- * with CANCEL as it goes on there, or hangs up on a FAILED. */
+ * REFUSED with CANCEL as it goes on there, FAILED with BYE. */
 static int say_no(struct dest *d, enum frame_type type, const char *why)
 {
+	struct frame no = { .type = type,
+			    .flags = type == FRAME_FAILED ? FRAME_LAST : 0, /* for ever */
+			    .len_bytes = (uint32_t)strlen(why) };
 	const uint8_t *payload;
 	struct err ignored;
 	struct frame f;
@@ -439,17 +447,21 @@ static int say_no(struct dest *d, enum frame_type type, const char *why)
 	if (d->control.fd < 0)
 		return -ENOTCONN;
 	d->control.abort_fd = -1;
-	dest_say_why(&d->control, type, why);
-	rc = dest_expect(d, FRAME_CANCEL, &f, &payload, &ignored);
-	return rc == -ESHUTDOWN || (rc == -EPIPE && type == FRAME_FAILED) ? 0 : rc;
+	channel_send(&d->control, &no, why, &ignored);
+	do { /* somebody else may see just now that it is dead */
+		failure_clear(&d->failure);
+		rc = dest_expect(d, FRAME_BYE, &f, &payload, &ignored);
+	} while (rc == -ECANCELED && atomic_load(&d->standing) == STANDING_DOWN);
+	return rc == -ESHUTDOWN ? 0 : rc;
 }
 
 void dest_stay(struct dest *d, int timeout_ms, enum frame_type type, const char *why)
 {
-	uint64_t deadline_ns = clock_ns() + (uint64_t)timeout_ms * NS_PER_MS;
+	uint64_t deadline_ns = timeout_ms < 0 ? 0 : clock_ns() + (uint64_t)timeout_ms * NS_PER_MS;
 	struct err ignored;
 	char text[512];
 
+	atomic_store(&d->standing, STANDING_DOWN);
 	atomic_store(&d->resuming, true);
 	failure_clear(&d->failure);
 	if (say_no(d, type, why) == 0)
@@ -457,7 +469,8 @@ void dest_stay(struct dest *d, int timeout_ms, enum frame_type type, const char 
 	snprintf(text, sizeof(text), "%.400s; its VMM is dead, which the source is told if it asks",
 		 why);
 	d->config.hooks.note(d->config.hooks.arg, text);
-	for (;;) { /* until it has heard: a call that breaks off is followed by another */
+	/* Until it has heard: a call that breaks off is followed by another. */
+	while (atomic_load(&d->standing) == STANDING_DOWN) {
 		struct channel c = { .fd = -1 };
 		int rc;
 

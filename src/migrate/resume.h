@@ -21,12 +21,12 @@ bool resume_helps(const struct err *e);
  * dead. */
 int source_resume(struct source *s, bool *ret_ran, struct err *e);
 
-/* Waits for the source to call again; timeout_ms < 0: for ever. -ETIMEDOUT; -ESHUTDOWN: an operator
- * has ended it (d->standing); -ENODATA: vCPUs have waited for as long as they shall (LOSS_KILL). */
-int dest_resume(struct dest *d, int timeout_ms, struct err *e);
+/* Waits for the source to call again, however long that takes. -ESHUTDOWN: an operator has ended it
+ * (d->standing); -ENODATA: vCPUs have waited for as long as they shall (LOSS_KILL). */
+int dest_resume(struct dest *d, struct err *e);
 
-/* Its VMM is dead: tells the source, should it ask within this time. REFUSED: it never ran; FAILED:
- * it did. */
+/* Its VMM is dead: tells the source, should it ask within this time (< 0: whenever it asks), until
+ * it has heard, or an operator ends it. REFUSED: it never ran; FAILED: it did. */
 void dest_stay(struct dest *d, int timeout_ms, enum frame_type type, const char *why);
 
 #endif

@@ -290,9 +290,9 @@ static int urgent_loop(struct urgent *u, struct err *e)
 	int rc;
 
 	for (;;) {
-		rc = keep_alive(u, e);
+		rc = serve_requests(u, e);
 		if (!rc)
-			rc = serve_requests(u, e);
+			rc = keep_alive(u, e);
 		if (rc < 0)
 			return rc;
 		rc = u->nwindows ? serve_window(u, e) : wait_for_requests(u, e);

@@ -94,9 +94,10 @@ static int check_no(const struct frame *f, const uint8_t *payload, struct err *e
 	if (f->type != FRAME_REFUSED && f->type != FRAME_FAILED)
 		return 0;
 	text_get(why, sizeof(why), payload, f->len_bytes);
-	return f->type == FRAME_REFUSED
-		       ? err_set(e, ECONNREFUSED, "the destination refuses: %s", why)
-		       : err_set(e, EREMOTEIO, "at the destination: %s", why);
+	if (f->type == FRAME_REFUSED)
+		return err_set(e, ECONNREFUSED, "the destination refuses: %s", why);
+	return err_set(e, f->flags & FRAME_LAST ? EOWNERDEAD : EREMOTEIO, "at the destination: %s",
+		       why);
 }
 
 /* The next thing the destination says on control; a refusal is an error. */
@@ -613,13 +614,27 @@ int source_end(struct source *s, struct err *e)
 		rc = await(s, FRAME_END_OK, &f, &payload, e);
 	if (rc < 0)
 		return rc;
-	snprintf(s->figures, sizeof(s->figures), "%.*s", (int)f.len_bytes, (const char *)payload);
-	atomic_store(&s->t_end_ns, clock_ns());
-	source_tell(s, FRAME_BYE, 0, NULL, 0, &ignored);
+	if (!atomic_load(&s->t_end_ns)) { /* from then on whoever shows progress reads figures */
+		snprintf(s->figures, sizeof(s->figures), "%.*s", (int)f.len_bytes,
+			 (const char *)payload);
+		atomic_store(&s->t_end_ns, clock_ns());
+	}
 	rc = s->config.hooks.record(s->config.hooks.arg, RECORD_COMPLETED, e);
 	/* It may be gone already, and what it held is not needed any more. */
 	s->config.vmm->ops->quit(s->config.vmm, &ignored);
 	return rc;
+}
+
+/* The destination stays until it knows that we know. That it knows it is only a courtesy to us. */
+int source_bye(struct source *s, struct err *e)
+{
+	const uint8_t *payload;
+	struct frame f;
+	int rc = source_tell(s, FRAME_BYE, 0, NULL, 0, e);
+
+	if (!rc)
+		rc = await(s, FRAME_BYE, &f, &payload, e);
+	return rc ? rc : s->config.hooks.record(s->config.hooks.arg, RECORD_DONE, e);
 }
 
 static void left_stopped(struct source *s, const struct err *why, struct err *e)
@@ -716,12 +731,15 @@ static void hear_last_word(struct source *s, struct err *e)
 /* What calling again cannot mend: an operator is waited for, who may want another try. */
 static int await_operator(struct source *s, struct err *e)
 {
+	struct err ignored;
 	uint64_t count;
 
 	failure_clear(&s->trouble);
 	failure_set(&s->trouble, e);
 	s->config.hooks.note(s->config.hooks.arg, e->msg);
 	source_stop_threads(s);
+	if (e->num == EOWNERDEAD) /* it may go: we have heard it */
+		source_tell(s, FRAME_BYE, 0, NULL, 0, &ignored);
 	atomic_store(&s->standing, STANDING_DOWN);
 	atomic_store(&s->paused, true);
 	while (atomic_load(&s->standing) == STANDING_DOWN &&
@@ -747,6 +765,12 @@ static int mend(struct source *s, unsigned int *stage, struct err *e)
 		if (!resume_helps(e) && await_operator(s, e) == -ESHUTDOWN)
 			break;
 		rc = source_resume(s, &ran, e);
+		if (rc == -ETIMEDOUT && atomic_load(&s->t_end_ns)) {
+			s->config.hooks.note(s->config.hooks.arg,
+					     "it is over: the destination has said so, and gone");
+			*stage = STAGE_N;
+			return s->config.hooks.record(s->config.hooks.arg, RECORD_DONE, e);
+		}
 		if (!rc && ran && !atomic_load(&s->t_run_ns))
 			atomic_store(&s->t_run_ns, clock_ns());
 		else if (!rc && !ran)
@@ -816,6 +840,8 @@ int source_run_on(struct source *s, const struct migrate_past *past, struct err 
 	atomic_store(&s->fate, FATE_COMMITTED);
 	if (past->ran)
 		atomic_store(&s->t_run_ns, clock_ns());
+	if (past->completed)
+		atomic_store(&s->t_end_ns, clock_ns());
 	err_set(e, EPIPE, "another umig-source has taken over");
 	rc = run_stages(s, STAGE_POSTCOPY, -EPIPE, e);
 	if (rc < 0 && atomic_load(&s->fate) != FATE_COMMITTED)

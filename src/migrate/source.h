@@ -143,5 +143,6 @@ int source_device(struct source *s, struct err *e);
 int source_commit(struct source *s, struct err *e);
 int source_postcopy(struct source *s, struct err *e);
 int source_end(struct source *s, struct err *e);
+int source_bye(struct source *s, struct err *e);
 
 #endif

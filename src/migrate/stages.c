@@ -14,4 +14,5 @@ const struct stage stages[STAGE_N] = {
 	[STAGE_RUN] = { "run", "device", source_commit, dest_take_over },
 	[STAGE_POSTCOPY] = { "postcopy", "postcopy-active", source_postcopy, NULL },
 	[STAGE_END] = { "end", "postcopy-active", source_end, dest_end },
+	[STAGE_BYE] = { "bye", "completed", source_bye, dest_bye },
 };

@@ -22,6 +22,7 @@ enum stage_id {
 	STAGE_RUN,
 	STAGE_POSTCOPY,
 	STAGE_END,
+	STAGE_BYE, /* both know that it is over */
 	STAGE_N
 };
 
@@ -44,6 +45,7 @@ enum migrate_record {
 	RECORD_RUNNING,	  /* destination: about to run it */
 	RECORD_RAN,	  /* either: it has run there */
 	RECORD_COMPLETED, /* either: every page is accounted for */
+	RECORD_DONE,	  /* either: and the other one knows that we know */
 };
 
 /* Behind RUN, how it stands with the link; and what an operator has said while it was broken.

@@ -54,6 +54,9 @@ uint64_t channel_silent_ns(const struct channel *c)
 {
 	uint64_t now_ns = clock_ns();
 
+	/* What waits to be read has come: its reader may not have had its turn. */
+	if (fd_wait(c->fd, POLLIN, -1, 0) > 0)
+		return 0;
 	return now_ns - min_u64(atomic_load_explicit(&c->heard_ns, memory_order_relaxed), now_ns);
 }
 

@@ -5,6 +5,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/file.h>
@@ -18,7 +19,7 @@
 #include "util/fd.h"
 #include "util/util.h"
 
-enum { FILE_BYTES_MAX = 1024 * 1024 };
+enum { FILE_BYTES_MAX = 1024 * 1024, LAST_WORD_MS = 2000, LOOK_MS = 10 };
 
 int rundir_check_name(const char *name, struct err *e)
 {
@@ -102,11 +103,24 @@ static bool has_left(const char *name, char *where, size_t room)
 		snprintf(where, room, "has left for an unknown host (its state.json is damaged)");
 		return true;
 	}
-	left = state.outgoing && (state.record == MOVE_COMMITTED || state.record == MOVE_RAN ||
-				  state.record == MOVE_COMPLETED || state.record == MOVE_GIVEN_UP);
+	left = move_has_left(&state);
 	snprintf(where, room, "has left for %s", state.peer);
 	statefile_free(&state);
 	return left;
+}
+
+/* The keeper of a move that is over may have a last word to say, which takes a moment. */
+static bool is_kept(const char *name)
+{
+	struct move_state s;
+	struct err none;
+	bool over = statefile_load(name, &s, &none) == 0 && s.record >= MOVE_COMPLETED;
+
+	statefile_free(&s);
+	for (int waited_ms = 0; over && waited_ms < LAST_WORD_MS && keeper_is_there(name);
+	     waited_ms += LOOK_MS)
+		poll(NULL, 0, LOOK_MS);
+	return keeper_is_there(name);
 }
 
 static int sync_folder(const char *path)
@@ -162,7 +176,7 @@ int rundir_claim(const char *name, bool again, int *ret_lock_fd, struct err *e)
 	if (!vmfile_load(name, &vm, &none) && vmfile_lives(&vm))
 		return err_set(e, EEXIST, "%s is in use: process %d runs it; choose another name",
 			       name, (int)vm.pid);
-	if (keeper_is_there(name)) /* it may hold the only copy of its memory */
+	if (is_kept(name)) /* it may hold the only copy of its memory */
 		return err_set(e, EEXIST,
 			       "%s is still on its way: 'umig status %s' shows how far it is", name,
 			       name);

@@ -11,26 +11,39 @@
 enum { STATE_VERSION = 2 };
 
 const char *const move_record_name[MOVE_NRECORDS] = {
-	[MOVE_BEGUN] = "begun",		[MOVE_STOPPING] = "stopping",
-	[MOVE_COMMITTED] = "committed", [MOVE_LOADING] = "loading",
-	[MOVE_RUNNING] = "running",	[MOVE_RAN] = "ran",
-	[MOVE_COMPLETED] = "completed", [MOVE_ROLLED_BACK] = "rolled-back",
-	[MOVE_REFUSED] = "refused",	[MOVE_LOST] = "lost",
+	[MOVE_BEGUN] = "begun",
+	[MOVE_STOPPING] = "stopping",
+	[MOVE_COMMITTED] = "committed",
+	[MOVE_LOADING] = "loading",
+	[MOVE_RUNNING] = "running",
+	[MOVE_RAN] = "ran",
+	[MOVE_COMPLETED] = "completed",
+	[MOVE_DONE] = "done",
+	[MOVE_ROLLED_BACK] = "rolled-back",
+	[MOVE_REFUSED] = "refused",
+	[MOVE_LOST] = "lost",
 	[MOVE_GIVEN_UP] = "given-up",
 };
 
 bool move_ended(const struct move_state *s)
 {
-	return s->record >= MOVE_ROLLED_BACK || (s->record == MOVE_COMPLETED && s->migration);
+	return s->record >= MOVE_DONE && s->migration;
 }
 
-static void hex_put(char *out, const uint8_t *bytes)
+bool move_has_left(const struct move_state *s)
+{
+	return s->outgoing && (s->record == MOVE_COMMITTED || s->record == MOVE_RAN ||
+			       s->record == MOVE_COMPLETED || s->record == MOVE_DONE ||
+			       s->record == MOVE_GIVEN_UP);
+}
+
+void move_session_put(char out[MOVE_SESSION_TEXT], const uint8_t *bytes)
 {
 	for (unsigned int i = 0; i < MOVE_SESSION_BYTES; i++)
 		sprintf(out + (size_t)2 * i, "%02x", bytes[i]);
 }
 
-static bool hex_get(uint8_t *ret_bytes, const char *text)
+bool move_session_get(uint8_t *ret_bytes, const char *text)
 {
 	unsigned int byte;
 
@@ -54,7 +67,7 @@ static int record_of(const char *name)
 
 int statefile_save(const char *name, const struct move_state *s, struct err *e)
 {
-	char session[2 * MOVE_SESSION_BYTES + 1], token[2 * MOVE_SESSION_BYTES + 1];
+	char session[MOVE_SESSION_TEXT], token[MOVE_SESSION_TEXT];
 	json_t *o = json_pack("{s:i, s:s, s:s, s:s, s:b}", "version", STATE_VERSION, "role",
 			      s->outgoing ? "source" : "destination", "record",
 			      move_record_name[s->record], "peer", s->peer, "was-running",
@@ -64,8 +77,8 @@ int statefile_save(const char *name, const struct move_state *s, struct err *e)
 	if (!o)
 		return err_set(e, ENOMEM, "no memory to write down how far %s is", name);
 	if (s->has_session) {
-		hex_put(session, s->session);
-		hex_put(token, s->token);
+		move_session_put(session, s->session);
+		move_session_put(token, s->token);
 		json_object_set_new(o, "session", json_string(session));
 		json_object_set_new(o, "token", json_string(token));
 	}
@@ -102,7 +115,7 @@ static int read_state(const char *name, const json_t *o, struct move_state *s, s
 	s->was_running = was_running;
 	snprintf(s->peer, sizeof(s->peer), "%s", peer);
 	if (session) {
-		if (!hex_get(s->session, session) || !hex_get(s->token, token))
+		if (!move_session_get(s->session, session) || !move_session_get(s->token, token))
 			return err_set(
 				e, EBADMSG,
 				"state.json of %s has a session that cannot be: was it edited?",

@@ -19,6 +19,7 @@ enum move_record {
 	MOVE_RUNNING,	/* destination: RUN has come; it runs, or is about to */
 	MOVE_RAN,	/* either: it has run at the destination */
 	MOVE_COMPLETED, /* either: every page is accounted for */
+	MOVE_DONE,	/* either: and the other one knows that we know */
 	MOVE_ROLLED_BACK, /* source: as it was before */
 	MOVE_REFUSED,	  /* destination: it never ran here, and its VMM is dead */
 	MOVE_LOST,	  /* destination: its VMM died, or was killed, with pages missing */
@@ -40,8 +41,16 @@ struct move_state {
 	json_t *migration; /* its last status, once it has ended; owned; NULL */
 };
 
-/* Is it over, one way or the other? */
+/* Is it over, one way or the other, and its last word on file? */
 bool move_ended(const struct move_state *s);
+
+/* It was given away from here, and may run elsewhere. */
+bool move_has_left(const struct move_state *s);
+
+/* Sessions and tokens as text: 32 digits and a NUL. */
+enum { MOVE_SESSION_TEXT = 2 * MOVE_SESSION_BYTES + 1 };
+void move_session_put(char out[MOVE_SESSION_TEXT], const uint8_t *bytes);
+bool move_session_get(uint8_t *ret_bytes, const char *text);
 
 /* Returns 0, -ENOENT: never moved; -EBADMSG: damaged; -EPROTONOSUPPORT: a newer umig's. The caller
  * frees it, also after a failure. */

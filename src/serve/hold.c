@@ -71,6 +71,14 @@ int hold_memory(struct hold *h, const struct vm_record *vm, const struct keeper_
 	return 0;
 }
 
+void hold_no_memory(struct hold *h, const struct vm_record *vm)
+{
+	for (unsigned int i = 0; i < vm->nregions; i++)
+		if (i >= h->nregions)
+			h->memfd[i] = -1;
+	h->nregions = vm->nregions;
+}
+
 int hold_uffd(struct hold *h, const struct vm_record *vm, int remote_uffd, bool fresh,
 	      struct err *e)
 {
@@ -96,7 +104,7 @@ static int inherited(const json_t *o, const char *key)
 	return fd;
 }
 
-int hold_inherited(struct hold *h, const json_t *config, struct err *e)
+void hold_inherited(struct hold *h, const json_t *config)
 {
 	const json_t *regions = config_array(config, "regions"), *one, *first;
 	size_t at;
@@ -107,8 +115,6 @@ int hold_inherited(struct hold *h, const json_t *config, struct err *e)
 		if (at == VMM_REGIONS_MAX)
 			break;
 		h->memfd[at] = inherited(one, "memfd");
-		if (h->memfd[at] < 0)
-			return err_set(e, EBADMSG, "a region without memory was handed over");
 		h->nregions++;
 	}
 	h->vmm_pidfd = inherited(config, "vmm-pidfd");
@@ -117,7 +123,6 @@ int hold_inherited(struct hold *h, const json_t *config, struct err *e)
 	first = json_array_get(config_array(json_array_get(regions, 0), "attached"), 0);
 	h->uffd = inherited(first, "uffd");
 	h->pagemap_fd = inherited(first, "pagemap");
-	return 0;
 }
 
 int hold_describe(const struct hold *h, const struct vm_record *vm, json_t *config, struct err *e)
@@ -162,5 +167,6 @@ void hold_bequeath(const struct hold *h)
 		if (fds[i] >= 0)
 			fd_set_cloexec(fds[i], false);
 	for (unsigned int i = 0; i < h->nregions; i++)
-		fd_set_cloexec(h->memfd[i], false);
+		if (h->memfd[i] >= 0)
+			fd_set_cloexec(h->memfd[i], false);
 }

@@ -32,12 +32,15 @@ int hold_vmm(struct hold *h, const struct vm_record *vm, struct err *e);
 int hold_memory(struct hold *h, const struct vm_record *vm, const struct keeper_record *k,
 		struct err *e);
 
+/* Its shape only: for who has but a last word to say of it. */
+void hold_no_memory(struct hold *h, const struct vm_record *vm);
+
 /* Destination: a userfaultfd in its VMM, made by a predecessor or now. fresh: may be made. */
 int hold_uffd(struct hold *h, const struct vm_record *vm, int remote_uffd, bool fresh,
 	      struct err *e);
 
 /* From the configuration of a worker that has inherited them and now starts us. */
-int hold_inherited(struct hold *h, const json_t *config, struct err *e);
+void hold_inherited(struct hold *h, const json_t *config);
 
 /* Writes what a worker must know of it into its configuration. */
 int hold_describe(const struct hold *h, const struct vm_record *vm, json_t *config, struct err *e);

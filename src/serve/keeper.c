@@ -83,7 +83,8 @@ static enum next what_next(const struct keeper *k)
 		[MOVE_LOADING] = { NEXT_NOTHING, NEXT_GO_ON },
 		[MOVE_RUNNING] = { NEXT_NOTHING, NEXT_GO_ON },
 		[MOVE_RAN] = { NEXT_GO_ON, NEXT_GO_ON },
-		[MOVE_COMPLETED] = { NEXT_NOTHING, NEXT_GO_ON },
+		[MOVE_COMPLETED] = { NEXT_GO_ON, NEXT_GO_ON },
+		[MOVE_DONE] = { NEXT_NOTHING, NEXT_NOTHING },
 		[MOVE_ROLLED_BACK] = { NEXT_NOTHING, NEXT_NOTHING },
 		[MOVE_REFUSED] = { NEXT_NOTHING, NEXT_NOTHING },
 		[MOVE_LOST] = { NEXT_NOTHING, NEXT_NOTHING },
@@ -112,7 +113,7 @@ static void write_end(struct keeper *k, json_t *status)
 	}
 	if (k->incoming && !k->complete && s.record < MOVE_RUNNING)
 		s.record = MOVE_REFUSED;
-	else if (k->incoming && !k->complete)
+	else if (k->incoming && !k->complete && s.record < MOVE_COMPLETED)
 		s.record = MOVE_LOST;
 	else if (!k->complete && (s.record == MOVE_COMMITTED || s.record == MOVE_RAN))
 		s.record = MOVE_GIVEN_UP;
@@ -338,10 +339,10 @@ static int adopt(struct keeper *k, struct err *e)
 {
 	struct keeper_record old;
 	struct err none;
-	int rc = hold_inherited(&k->hold, k->config, e);
+	int rc;
 
-	if (!rc)
-		rc = lock_soon(k, e);
+	hold_inherited(&k->hold, k->config);
+	rc = lock_soon(k, e);
 	if (rc < 0)
 		return rc;
 	if (keeperfile_load(k->name, &old, &none) == 0)
@@ -432,8 +433,10 @@ static int recover(struct keeper *k, struct err *e)
 	vmfile_find(&k->vm);
 	hold_vmm(&k->hold, &k->vm, &none);
 	rc = hold_memory(&k->hold, &k->vm, &k->record, e);
-	if (rc < 0 && k->incoming && vmm_died(k, 0))
-		rc = 0; /* the VM is lost; but the source must hear of it */
+	if (rc < 0 && vmm_died(k, 0) && (k->incoming || s.record == MOVE_COMPLETED)) {
+		hold_no_memory(&k->hold, &k->vm); /* but the other end must hear of it */
+		rc = 0;
+	}
 	if (rc < 0) {
 		rc = err_set(
 			e, ENODATA,
@@ -522,7 +525,7 @@ static void hear_child(struct keeper *k)
 	}
 }
 
-/* status NULL: as before. */
+/* status NULL: as before. why NULL: it is none. */
 static void tell_trouble(struct keeper *k, const char *status, const char *why, bool final)
 {
 	json_t *o = json_copy(k->control.status);
@@ -530,7 +533,8 @@ static void tell_trouble(struct keeper *k, const char *status, const char *why, 
 	if (status)
 		json_object_set_new(o, "status", json_string(status));
 	json_object_set_new(o, "role", json_string(k->incoming ? "destination" : "source"));
-	json_object_set_new(o, "error-desc", json_string(why));
+	if (why)
+		json_object_set_new(o, "error-desc", json_string(why));
 	if (final)
 		json_object_set_new(o, "final", json_true());
 	take_status(k, o);
@@ -575,6 +579,17 @@ static void roll_back(struct keeper *k, const char *why)
 	statefile_free(&s);
 }
 
+/* It had done all but to say so. */
+static bool is_done(const struct keeper *k)
+{
+	struct move_state s;
+	struct err e;
+	bool done = statefile_load(k->name, &s, &e) == 0 && s.record == MOVE_DONE;
+
+	statefile_free(&s);
+	return done;
+}
+
 /* At once, unless the last ones have died at once too. */
 static void schedule_restart(struct keeper *k, uint64_t lived_ns)
 {
@@ -603,8 +618,9 @@ static void do_next(struct keeper *k, const char *why, uint64_t lived_ns)
 		roll_back(k, why);
 		break;
 	case NEXT_NOTHING:
-		k->complete = !k->incoming; /* a source that has heard END_OK */
-		tell_trouble(k, k->complete ? "completed" : "failed", why, true);
+		k->complete = is_done(k);
+		tell_trouble(k, k->complete ? "completed" : "failed",
+			     k->complete ? NULL : why, true);
 		break;
 	}
 }
@@ -740,8 +756,8 @@ static void end_vmm(struct keeper *k)
 	struct err e;
 
 	if (statefile_load(k->name, &s, &e) == 0 &&
-	    (s.record == MOVE_COMPLETED || s.record == MOVE_GIVEN_UP)) {
-		if (s.record == MOVE_COMPLETED)
+	    (s.record == MOVE_DONE || s.record == MOVE_GIVEN_UP)) {
+		if (s.record == MOVE_DONE)
 			vmm_died(k, QUIT_TIMEOUT_MS);
 		kill_vmm(k);
 	}

@@ -20,7 +20,7 @@
 #include "util/util.h"
 
 enum {
-	STAY_TIMES = 6, /* link timeouts, for a source that has not heard */
+	STAY_TIMES = 6, /* link timeouts, for a source that has not heard that its VM is lost */
 	TURN_MS = 1000, /* the fault thread turns far more often */
 };
 
@@ -132,7 +132,7 @@ static void bury(struct incoming *in, const struct err *e)
 		if (!ran)
 			dest_refuse(&d->control, e->msg);
 	} else /* the source may not have heard it, and have committed */
-		dest_stay(d, STAY_TIMES * d->config.link_timeout_ms,
+		dest_stay(d, ran ? STAY_TIMES * d->config.link_timeout_ms : -1,
 			  ran ? FRAME_FAILED : FRAME_REFUSED, e->msg);
 }
 
@@ -369,6 +369,17 @@ static void read_region(const json_t *j, struct dest_region *r)
 	}
 }
 
+static void read_refused(const json_t *j, struct dest_config *config)
+{
+	static uint8_t session[MOVE_SESSION_BYTES], token[MOVE_SESSION_BYTES];
+
+	if (move_session_get(session, config_text(j, "refused-session")) &&
+	    move_session_get(token, config_text(j, "refused-token"))) {
+		config->refused_session = session;
+		config->refused_token = token;
+	}
+}
+
 static void read_loss(const json_t *j, struct dest_config *config)
 {
 	const char *word = config_text(j, "on-loss");
@@ -405,6 +416,7 @@ int pager_main(int argc, char **argv)
 							 WORKER_LINK_TIMEOUT_MS);
 		config.nregions = (unsigned int)min_u64(json_array_size(regions), WIRE_REGIONS_MAX);
 		read_loss(in->worker.config, &config);
+		read_refused(in->worker.config, &config);
 		for (unsigned int i = 0; i < config.nregions; i++)
 			read_region(json_array_get(regions, i), &config.region[i]);
 		in->vmm_pidfd = (int)config_int(in->worker.config, "vmm-pidfd", -1);

@@ -8,7 +8,6 @@
 #include <unistd.h>
 
 #include "util/fd.h"
-#include "util/log.h"
 #include "util/proc.h"
 
 enum { DIE_TIMEOUT_MS = 10000 };
@@ -45,7 +44,6 @@ static int end(pid_t pid, uint64_t start_ticks, const char *what, struct err *e)
 	send_signal(fd, SIGKILL);
 	if (fd_wait(fd, POLLIN, -1, DIE_TIMEOUT_MS) < 0)
 		return err_set(e, EBUSY, "the old %s (process %d) does not die", what, (int)pid);
-	log_line("the old %s (process %d) is gone", what, (int)pid);
 	return 0;
 }
 

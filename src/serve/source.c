@@ -108,7 +108,8 @@ static int go_on(struct outgoing *o, struct err *e)
 	const struct migrate_past past = { .session = w->state.session,
 					   .token = w->state.token,
 					   .was_running = w->state.was_running,
-					   .ran = w->state.record >= MOVE_RAN };
+					   .ran = w->state.record >= MOVE_RAN,
+					   .completed = w->state.record == MOVE_COMPLETED };
 
 	w->vmm.settings = json_incref(w->state.settings);
 	if (!w->state.has_session) {
@@ -197,15 +198,16 @@ static json_t *status(struct worker *w)
 			      worker_ms(atomic_load(&s->t_stop_ns), atomic_load(&s->t_run_ns)),
 			      "ram", ram_status(s));
 
-	if ((paused || resuming) && failure_get(&s->trouble, &trouble))
+	if ((paused || resuming) && failure_get(&s->trouble, &trouble)) {
 		json_object_set_new(o, "error-desc", json_string(trouble.msg));
+		json_object_set_new(o, "lost", json_boolean(trouble.num == EOWNERDEAD));
+	}
 	if (atomic_load(&s->has_predicted))
 		json_object_set_new(o, "predicted", predicted(&s->predicted));
+	if (end_ns && s->figures[0]) /* written before */
+		json_object_set_new(o, "destination", json_loads(s->figures, 0, NULL));
 	if (!atomic_load(&w->done))
 		return o;
-	/* What the session wrote before it was done. */
-	if (s->figures[0])
-		json_object_set_new(o, "destination", json_loads(s->figures, 0, NULL));
 	if (s->left_stopped)
 		json_object_set_new(o, "left-stopped", json_true());
 	return o;

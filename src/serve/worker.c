@@ -166,6 +166,7 @@ void worker_loop(struct worker *w)
 	struct pollfd p[2] = { { .fd = w->link_fd, .events = POLLIN },
 			       { .fd = w->done_fd, .events = POLLIN } };
 
+	send_status(w); /* the keeper hears at once that we live */
 	while (!atomic_load(&w->done)) {
 		if (poll(p, 2, WORKER_STATUS_MS) < 0 && errno != EINTR)
 			break;
@@ -199,6 +200,7 @@ int worker_record(struct worker *w, enum migrate_record what, struct err *e)
 		[RECORD_RUNNING] = MOVE_RUNNING,
 		[RECORD_RAN] = MOVE_RAN,
 		[RECORD_COMPLETED] = MOVE_COMPLETED,
+		[RECORD_DONE] = MOVE_DONE,
 	};
 	int rc;
 

@@ -44,13 +44,13 @@ enum frame_type {
 	FRAME_CANCEL,	  /* source: back, before RUN (text) */
 	FRAME_RESUME,	  /* source: the link broke; what do you lack? Opens this epoch */
 	FRAME_RESUME_OK,  /* destination: those were all. CONT: it has run the VM */
-	FRAME_BYE,	  /* source: has heard END_OK */
+	FRAME_BYE,	  /* source: has heard END_OK; destination: has heard that. Both may go */
 	FRAME_ALIVE,	  /* either: nothing to say, but here (control, urgent) */
 	FRAME_NTYPES
 };
 
 enum frame_flag {
-	FRAME_LAST = 1 << 0,	  /* DEVICE: last piece */
+	FRAME_LAST = 1 << 0,	  /* DEVICE: last piece; FAILED: its VMM is dead */
 	FRAME_CONT = 1 << 1,	  /* RUN: the VM ran before it was stopped */
 	FRAME_REHEARSAL = 1 << 2, /* HELLO: RUN will not come */
 	FRAME_REQUESTED = 1 << 3, /* PAGES, ZERO: answers the request of this cookie */

@@ -23,6 +23,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -74,7 +75,8 @@ static struct {
 	uint64_t seed, work_bytes, pace_us;
 	_Atomic bool incoming;
 	bool prefill, mlock, paused_start, pin, touch_early;
-	const char *ctl_path, *refuse;
+	const char *ctl_path, *refuse, *lock_path;
+	int lock_fd;
 
 	uint64_t nunits;
 	uint32_t *generation; /* Owner of each: its vcpu; main while all are parked */
@@ -246,8 +248,28 @@ static void *vcpu_body(void *arg)
 	return NULL;
 }
 
+/* As a disk image is locked by whoever runs: two of it at once are noted in a file beside. */
+static void take_lock(bool run)
+{
+	char path[4096];
+	int fd;
+
+	if (!vm.lock_path)
+		return;
+	if (!vm.lock_fd)
+		vm.lock_fd = open(vm.lock_path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+	if (flock(vm.lock_fd, run ? LOCK_EX | LOCK_NB : LOCK_UN) == 0)
+		return;
+	snprintf(path, sizeof(path), "%s.two", vm.lock_path);
+	fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+	fd_close(&fd);
+	fprintf(stderr, "umig-fake: another one of it runs already\n");
+}
+
 static void set_running(bool run)
 {
+	if (run)
+		take_lock(true);
 	pthread_mutex_lock(&vm.lock);
 	vm.run = run;
 	atomic_store(&vm.run_hint, run);
@@ -255,6 +277,23 @@ static void set_running(bool run)
 	while (run ? vm.parked > 0 : vm.parked < vm.nthreads)
 		pthread_cond_wait(&vm.changed, &vm.lock);
 	pthread_mutex_unlock(&vm.lock);
+	if (!run)
+		take_lock(false);
+}
+
+/* Every page of the work area, while no vcpu works. */
+static json_t *check_all(void)
+{
+	uint64_t bad = atomic_load(&vm.bad);
+	bool ran = vm.run;
+
+	set_running(false);
+	for (uint64_t unit = 0; unit < vm.nunits; unit++)
+		check(unit);
+	set_running(ran);
+	return json_pack("{s:I, s:I, s:I}", "pages", (json_int_t)vm.nunits, "new",
+			 (json_int_t)(atomic_load(&vm.bad) - bad), "bad",
+			 (json_int_t)atomic_load(&vm.bad));
 }
 
 static const char *save(int fd)
@@ -331,6 +370,8 @@ static const char *execute(const char *command, int fd, json_t **ret_value)
 		*ret_value = query_status();
 	else if (!strcmp(command, "query-work"))
 		*ret_value = query_work();
+	else if (!strcmp(command, "check-all"))
+		*ret_value = check_all();
 	else if (!strcmp(command, "stop"))
 		set_running(false);
 	else if (!strcmp(command, "cont") && vm.incoming)
@@ -518,6 +559,7 @@ static void parse(int argc, char **argv)
 						 { "touch-early", no_argument, NULL, 'T' },
 						 { "paused", no_argument, NULL, 'P' },
 						 { "refuse", required_argument, NULL, 'R' },
+						 { "lock", required_argument, NULL, 'L' },
 						 { "die", no_argument, NULL, 'D' },
 						 { NULL, 0, NULL, 0 } };
 	int opt;
@@ -572,6 +614,9 @@ static void parse(int argc, char **argv)
 			break;
 		case 'R':
 			vm.refuse = optarg;
+			break;
+		case 'L':
+			vm.lock_path = optarg;
 			break;
 		case 'D':
 			die("dies at its start, as it was told to");

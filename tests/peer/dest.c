@@ -167,6 +167,16 @@ static void end_ok(struct play *p, const char *figures)
 	put(&p->link[CONTROL], FRAME_END_OK, 0, figures, (uint32_t)strlen(figures));
 }
 
+static void bye(struct play *p)
+{
+	const uint8_t *payload;
+	struct frame f;
+
+	want(&p->link[CONTROL], FRAME_BYE, &f, &payload);
+	put(&p->link[CONTROL], FRAME_BYE, 0, NULL, 0);
+	last_words(&p->link[CONTROL], LAST_WORDS_MS);
+}
+
 /* Two frames that the source finds together, and nobody behind them. */
 static void refuse_and_go(struct play *p)
 {
@@ -300,10 +310,9 @@ void dest_case(struct play *p, const char *name)
 	else if (!strcmp(name, "ran-garbage"))
 		garbage(p);
 	else if (!strcmp(name, "end-ok"))
-		end_ok(p, "{}"), last_words(&p->link[CONTROL], LAST_WORDS_MS);
+		end_ok(p, "{}"), bye(p);
 	else if (!strcmp(name, "end-ok-figures"))
-		end_ok(p, "these are \xff no figures"),
-			last_words(&p->link[CONTROL], LAST_WORDS_MS);
+		end_ok(p, "these are \xff no figures"), bye(p);
 	else if (!strcmp(name, "end-ok-and-gone"))
 		end_ok(p, "{}");
 	else if (!strcmp(name, "deaf"))

@@ -7,9 +7,9 @@
 set -u
 umig=$(realpath "${UMIG:-./umig}") fake=$(realpath "${UMIG_FAKE:-./tests/fake/umig-fake}")
 peer=$(realpath "${UMIG_PEER:-./tests/peer/umig-peer}")
-dir=$(mktemp -d) || exit 1
+dir=$(mktemp -d /dev/shm/umig-peer.XXXXXX) || exit 1
 export UMIG_RUN_DIR=$dir/run
-pids=() mem=8M
+pids=() mem=8M patience=
 mkdir -m 700 "$UMIG_RUN_DIR"
 
 # The keepers say who they are. A stopped one starts no other worker.
@@ -86,7 +86,7 @@ is() { # NAME STATUS: of the VMM
 }
 
 migrate() { # NAME URI: status in $rc, words in migrate.out
-	timeout 30 "$umig" migrate -p --bulk 1 "$1" "$2" >"$dir/progress.out" 2>"$dir/migrate.out"
+	timeout 30 "$umig" migrate -p --bulk 1 ${patience:+--link-timeout "$patience"} "$1" "$2" >"$dir/progress.out" 2>"$dir/migrate.out"
 	rc=$?
 }
 
@@ -437,7 +437,12 @@ dest-failed-late) given "at the destination: MEMORY IS EATEN" ;;
 dest-ran-garbage) calls_again 'the peer is not umig (it says "this is no f")' ;;
 dest-ran-request-beyond) calls_again "REQUEST speaks of pages 1099511627776+1 beyond the end of region 0 (2048 pages)" ;;
 dest-ran-request-65) calls_again "REQUEST speaks of 65 pages (1 to 64 are allowed)" ;;
-dest-end-ok | dest-end-ok-figures | dest-end-ok-and-gone) arrives ;;
+dest-end-ok | dest-end-ok-figures) arrives ;;
+dest-end-ok-and-gone) # it is over; that it knows that we know is only a courtesy
+	patience=1
+	arrives
+	says run/a/log "the destination has said so, and gone" || fail "the log does not say that it has gone"
+	;;
 *) fail "there is no case $1" ;;
 esac
 exit 0

@@ -5,7 +5,7 @@
 set -u -o pipefail
 [ -x "${UMIG:-$PWD/umig}" ] || { echo "run it in the build folder, or set UMIG and UMIG_FAKE" >&2; exit 1; }
 : "${UMIG:=$PWD/umig}" "${UMIG_FAKE:=$PWD/tests/fake/umig-fake}"
-T=$(mktemp -d /tmp/umig-sys.XXXXXX)
+T=$(mktemp -d /dev/shm/umig-sys.XXXXXX) # a tmpfs, as /run is
 PIDS=()
 CLEAN=()
 export LC_ALL=C
