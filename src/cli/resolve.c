@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include <errno.h>
 #include <getopt.h>
-#include <poll.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -10,7 +10,10 @@
 #include "cli/mend.h"
 #include "cli/progress.h"
 #include "cli/report.h"
+#include "rundir/keeperfile.h"
+#include "rundir/tombstone.h"
 #include "rundir/vmfile.h"
+#include "serve/predecessor.h"
 
 struct decision {
 	const char *name;
@@ -70,6 +73,71 @@ static void say_end(const struct decision *d, bool outgoing, const char *peer, c
 	}
 }
 
+/* Its state.json says nothing that can be trusted, so umig's processes cannot either. */
+static int end_processes(const char *name, struct err *e)
+{
+	struct keeper_record k;
+	struct err none;
+	int rc = 0;
+
+	if (keeperfile_load(name, &k, &none) == 0) {
+		predecessor_stop(&k);
+		rc = predecessor_end(&k, e);
+	}
+	keeperfile_free(&k);
+	return rc;
+}
+
+static int continue_vm(const struct vm_record *vm, struct err *e)
+{
+	struct err ignored;
+	struct vmm v;
+	int rc = vmm_open(&v, vmm_by_name(vm->adapter), vm->vmm_sock, -1, e);
+
+	if (!rc)
+		rc = v.ops->set_running(&v, true, e);
+	if (!rc) {
+		v.ops->announce(&v, &ignored);
+		v.ops->restore(&v, &ignored);
+	}
+	vmm_close(&v);
+	return rc;
+}
+
+/* A receiver's VM may lack memory that nobody can tell: it cannot be run so. */
+static int by_hand(const struct decision *d, const struct vm_record *vm, const struct err *why,
+		   struct err *e)
+{
+	struct move_state s = { .outgoing = !vm->incoming,
+				.record = d->run_here ? MOVE_ROLLED_BACK : MOVE_GIVEN_UP,
+				.peer = "unknown",
+				.migration = json_pack("{s:s, s:s, s:b}", "status", "failed",
+						       "error-desc", why->msg, "final", 1) };
+	int rc;
+
+	if (d->run_here && vm->incoming)
+		return err_set(
+			e, EPERM,
+			"%s; what of its memory is missing here cannot be told without it: only --give-up is left",
+			why->msg);
+	if (d->run_here && !d->peer_fenced)
+		return err_set(
+			e, EPERM,
+			"%s; it may run at the destination: say --peer-fenced if that host is switched off, or cut off for good",
+			why->msg);
+	rc = end_processes(d->name, e);
+	if (!rc && d->run_here)
+		rc = continue_vm(vm, e);
+	else if (!rc && vmfile_lives(vm) && kill(vm->pid, SIGKILL) < 0)
+		rc = err_set(e, errno, "end process %d: %s", (int)vm->pid, strerror(errno));
+	if (!rc)
+		rc = statefile_save(d->name, &s, e);
+	if (!rc && d->run_here)
+		tombstone_remove(d->name);
+	json_decref(s.migration);
+	return rc;
+}
+
 static int decide(struct ctl *c, const struct decision *d, struct err *e)
 {
 	return ctl_execute(c, "x-resolve",
@@ -93,6 +161,15 @@ int cli_resolve(int argc, char **argv)
 	rc = vmfile_load(d.name, &vm, &e);
 	if (!rc)
 		rc = statefile_load(d.name, &s, &e);
+	if (rc == -EBADMSG) {
+		struct err why = e;
+
+		rc = by_hand(&d, &vm, &why, &e);
+		if (rc < 0)
+			return cli_fail(&e);
+		say_end(&d, !vm.incoming, "the destination", NULL);
+		return EXIT_DONE;
+	}
 	if (!rc)
 		rc = mend_and_open(&c, d.name, &before, &e);
 	if (rc > 0 || rc == -ENOENT)

@@ -621,6 +621,7 @@ static int continue_here(struct dest *d, struct err *e)
 {
 	struct vmm *vmm = d->config.vmm;
 	bool first = !d->cont_tried;
+	struct err ignored;
 	int rc;
 
 	d->cont_tried = true;
@@ -629,8 +630,10 @@ static int continue_here(struct dest *d, struct err *e)
 		d->config.hooks.note(d->config.hooks.arg, e->msg);
 		return 0;
 	}
-	if (rc == -EREMOTEIO && first)
+	if (rc == -EREMOTEIO && first) { /* on file too: a successor must say the same */
 		atomic_store(&d->given, false);
+		d->config.hooks.record(d->config.hooks.arg, RECORD_LOADING, &ignored);
+	}
 	return rc < 0 ? (e->num = EIO, -EIO) : 0; /* no link can mend that */
 }
 

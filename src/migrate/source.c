@@ -646,6 +646,41 @@ static void left_stopped(struct source *s, const struct err *why, struct err *e)
 		why->msg, was.msg);
 }
 
+static void say_cancel(struct source *s, const char *why)
+{
+	struct frame f = { .type = FRAME_CANCEL, .len_bytes = (uint32_t)strlen(why) };
+	struct err ignored;
+
+	if (s->control.fd >= 0)
+		channel_send(&s->control, &f, why, &ignored);
+}
+
+/* Until the destination has said REFUSED: what it has loaded is dead, and holds no disk any more. */
+static void await_dead(struct source *s)
+{
+	const uint8_t *payload;
+	struct err ignored;
+	struct frame f;
+
+	s->control.abort_fd = -1;
+	while (s->control.fd >= 0 &&
+	       source_hear(s, ANSWER_TIMEOUT_MS, &f, &payload, &ignored) == 0)
+		;
+}
+
+static int run_here(struct source *s, const char *reason, struct err *why)
+{
+	const struct vmm_ops *ops = s->config.vmm->ops;
+	int rc = ops->set_running(s->config.vmm, true, why);
+
+	if (rc < 0) { /* does what was loaded there hold its disks? */
+		say_cancel(s, reason);
+		await_dead(s);
+		rc = ops->set_running(s->config.vmm, true, why);
+	}
+	return rc;
+}
+
 /* The VM goes on here, as if nothing had been. Returns 0, or -EIO with what e said before in it. */
 static int continue_here(struct source *s, struct err *e)
 {
@@ -653,7 +688,7 @@ static int continue_here(struct source *s, struct err *e)
 	struct err why = ERR_INIT, ignored;
 
 	if (s->stopped && s->was_running) {
-		if (ops->set_running(s->config.vmm, true, &why) < 0)
+		if (run_here(s, e->msg, &why) < 0)
 			left_stopped(s, &why, e);
 		else
 			ops->announce(s->config.vmm, &ignored); /* the destination may have */
@@ -664,32 +699,23 @@ static int continue_here(struct source *s, struct err *e)
 	return s->left_stopped ? -EIO : 0;
 }
 
-static void say_cancel(struct source *s, const char *why)
-{
-	struct frame f = { .type = FRAME_CANCEL, .len_bytes = (uint32_t)strlen(why) };
-	struct err ignored;
-
-	if (s->control.fd >= 0)
-		channel_send(&s->control, &f, why, &ignored);
-}
-
-/* Before the commit. */
+/* The destination hears of it last: it may go then, and whoever comes behind us must find on file that
+ * it is over (the model has it). */
 static void roll_back(struct source *s, struct err *e)
 {
-	say_cancel(s, e->msg);
+	char why[sizeof(e->msg)];
+
+	snprintf(why, sizeof(why), "%s", e->msg);
 	continue_here(s, e);
+	say_cancel(s, why);
 }
 
 /* A rehearsal went well. The machine that was loaded there must be dead before ours goes on. */
 static int go_back(struct source *s, struct err *e)
 {
-	const uint8_t *payload;
-	struct frame f;
-
 	predict_downtime(s);
 	say_cancel(s, "this was a rehearsal");
-	while (!source_hear(s, ANSWER_TIMEOUT_MS, &f, &payload, e)) /* until REFUSED: it is dead */
-		;
+	await_dead(s);
 	return continue_here(s, e);
 }
 

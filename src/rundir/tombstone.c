@@ -114,3 +114,18 @@ bool tombstone_read(const char *name, char *where, size_t room_bytes)
 		json_decref(o);
 	return true;
 }
+
+bool tombstone_says_given(const char *name)
+{
+	const char *record = NULL;
+	char path[PATH_BYTES];
+	struct err e;
+	json_t *o;
+	bool given;
+
+	if (file_path(name, false, path) < 0 || rundir_read_file(path, &o, &e) < 0)
+		return false;
+	given = json_unpack(o, "{s:s}", "record", &record) == 0 && strcmp(record, "stopping") != 0;
+	json_decref(o);
+	return given;
+}

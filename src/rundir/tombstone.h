@@ -19,6 +19,9 @@ int tombstone_write(const char *name, const char *record, const char *peer, bool
 		    struct err *e);
 void tombstone_remove(const char *name);
 
+/* Does it say that the VM was given away (not only that it was about to be)? */
+bool tombstone_says_given(const char *name);
+
 /* Fills where with where it went, in words. Returns false if nothing says so. */
 bool tombstone_read(const char *name, char *where, size_t room_bytes);
 

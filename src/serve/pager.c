@@ -201,8 +201,11 @@ static int go_on(struct incoming *in, struct err *e)
 	int rc;
 
 	w->vmm.settings = json_incref(w->state.settings);
-	if (!w->state.has_session) {
-		err_set(e, EBADMSG, "state.json of %s names no session", w->name);
+	if (!w->state.has_session || w->state.outgoing || w->state.record < MOVE_LOADING ||
+	    w->state.record > MOVE_COMPLETED) {
+		err_set(e, EBADMSG,
+			"state.json of %s says '%s', which cannot be here: was it edited?", w->name,
+			move_record_name[w->state.record]);
 		_exit(worker_fail(w, e));
 	}
 	if (w->state.record == MOVE_LOADING || in->vmm_pidfd < 0 ||

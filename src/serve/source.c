@@ -80,6 +80,9 @@ static int record(void *arg, enum migrate_record what, struct err *e)
 	struct outgoing *o = arg;
 	struct move_state *state = &o->worker.state;
 	const char *vm = o->worker.name;
+	bool has_left = what < ARRAY_SIZE(tombstone) && tombstone[what];
+	/* On disk before the VM is stopped, and when it is over: not in between. */
+	bool first = what == RECORD_STOPPING;
 	int rc = 0;
 
 	state->was_running = o->source.was_running;
@@ -88,11 +91,13 @@ static int record(void *arg, enum migrate_record what, struct err *e)
 	state->has_session = true;
 	if (what == RECORD_ROLLED_BACK)
 		tombstone_remove(vm);
-	else if (what < ARRAY_SIZE(tombstone) && tombstone[what])
-		/* On disk before the VM is stopped, and when it is over: not in between. */
-		rc = tombstone_write(vm, tombstone[what], state->peer,
-				     what == RECORD_STOPPING || what == RECORD_COMPLETED, e);
-	return rc ? rc : worker_record(&o->worker, what, e);
+	if (has_left && first)
+		rc = tombstone_write(vm, tombstone[what], state->peer, true, e);
+	if (!rc)
+		rc = worker_record(&o->worker, what, e);
+	if (!rc && has_left && !first) /* it must not say more than the record */
+		rc = tombstone_write(vm, tombstone[what], state->peer, what == RECORD_COMPLETED, e);
+	return rc;
 }
 
 static void note(void *arg, const char *text)
@@ -112,8 +117,10 @@ static int go_on(struct outgoing *o, struct err *e)
 					   .completed = w->state.record == MOVE_COMPLETED };
 
 	w->vmm.settings = json_incref(w->state.settings);
-	if (!w->state.has_session) {
-		err_set(e, EBADMSG, "state.json of %s names no session", w->name);
+	if (!w->state.has_session || !move_has_left(&w->state)) {
+		err_set(e, EBADMSG,
+			"state.json of %s says '%s', and something else that it was given away: was it edited? 'umig resolve' ends the move",
+			w->name, move_record_name[w->state.record]);
 		_exit(worker_fail(w, e));
 	}
 	log_line("it goes on where its predecessor died");

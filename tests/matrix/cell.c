@@ -642,11 +642,11 @@ static int judge(enum end end)
 
 static void kill_keepers(enum host h)
 {
-	pid_t keeper = find_process(h, false, FIND_MS);
+	pid_t keeper = find_process(h, false, 0);
 
 	if (keeper > 0)
 		kill(keeper, SIGSTOP);
-	kill_now(find_process(h, true, FIND_MS));
+	kill_now(find_process(h, true, 0));
 	kill_now(keeper);
 }
 
