@@ -56,13 +56,14 @@ static int find(struct ctl *c, const char *name, json_t **ret_status, struct err
 				     name, name);
 }
 
-/* "completed": the destination has confirmed it. That both know this of each other is not waited for. */
+/* "completed": the destination has confirmed it. That both know this of each other is not waited
+ * for. */
 static bool is_last(const json_t *status)
 {
 	const char *word = progress_text(status, "status");
 
-	return json_is_true(json_object_get(status, "final")) ||
-	       !strcmp(word, "postcopy-paused") || !strcmp(word, "completed");
+	return json_is_true(json_object_get(status, "final")) || !strcmp(word, "postcopy-paused") ||
+	       !strcmp(word, "completed");
 }
 
 /* The next status: of an event, or asked for when it is time to show one. -EPIPE: the keeper has

@@ -37,8 +37,12 @@ int mend(const char *name, bool replace, const char *uri, struct err *e)
 
 int mend_first(const char *name, struct err *e)
 {
-	int rc;
+	struct move_state s;
+	int rc = statefile_load(name, &s, e);
 
+	statefile_free(&s);
+	if (rc < 0 && rc != -ENOENT) /* nobody can mend what cannot be read */
+		return rc;
 	if (!mend_needed(name))
 		return 0;
 	rc = mend(name, false, NULL, e);
@@ -48,35 +52,49 @@ int mend_first(const char *name, struct err *e)
 	return rc;
 }
 
+/* Its last status, if it has ended; false: it has not. */
+static bool has_ended(const char *name, json_t **ret_status)
+{
+	struct move_state s;
+	struct err none;
+	int rc = statefile_load(name, &s, &none);
+	bool ended = rc == -ENOENT || (!rc && move_ended(&s));
+
+	if (ended)
+		*ret_status = json_incref(s.migration);
+	statefile_free(&s);
+	return ended;
+}
+
 int mend_and_open(struct ctl *c, const char *name, json_t **ret_status, struct err *e)
 {
 	uint64_t deadline_ns = clock_ns() + BEGIN_TIMEOUT_MS * NS_PER_MS;
 	json_t *status = NULL;
-	struct move_state s;
-	struct err none;
 	int rc = mend_first(name, e);
 
 	if (rc < 0)
 		return rc;
-	rc = ctl_open(c, name, e);
-	if (rc == -ENOENT && statefile_load(name, &s, &none) == 0) {
-		if (ret_status)
-			*ret_status = json_incref(s.migration);
-		statefile_free(&s);
-		return 1;
-	}
-	while (!rc) {
-		rc = ctl_execute(c, "query-migrate", NULL, &status, e);
-		if (rc < 0 || strcmp(progress_text(status, "status"), "none") != 0 ||
-		    clock_ns() > deadline_ns)
+	for (;;) {
+		rc = ctl_open(c, name, e);
+		if (!rc)
+			rc = ctl_execute(c, "query-migrate", NULL, &status, e);
+		if (!rc && strcmp(progress_text(status, "status"), "none") != 0)
 			break;
+		/* It is just beginning, or has just ended. */
+		if (rc < 0 && has_ended(name, &status)) {
+			rc = 1;
+			break;
+		}
+		if (clock_ns() > deadline_ns)
+			break;
+		ctl_close(c);
 		json_decref(status);
 		status = NULL;
 		poll(NULL, 0, LOOK_MS);
 	}
-	if (rc < 0)
+	if (rc)
 		ctl_close(c);
-	else if (ret_status)
+	if (ret_status && rc >= 0)
 		*ret_status = json_incref(status);
 	json_decref(status);
 	return rc;

@@ -212,7 +212,7 @@ static int beat(struct dest *d, struct err *e)
 {
 	struct frame alive = { .type = FRAME_ALIVE, .epoch = atomic_load(&d->epoch) };
 
-	if (channel_silent_ns(&d->control) > (uint64_t)d->config.link_timeout_ms * NS_PER_MS)
+	if (channel_is_silent(&d->control, (uint64_t)d->config.link_timeout_ms * NS_PER_MS))
 		return err_set(e, ETIMEDOUT, "the link broke: nothing has come for %.1f s",
 			       d->config.link_timeout_ms / 1e3);
 	return channel_send(&d->control, &alive, NULL, e);
@@ -886,10 +886,8 @@ static int say_end(struct dest *d, int rc, struct err *e)
 {
 	if (rc >= 0)
 		return 0;
-	/* Whoever owns the VM never refuses it: REFUSED lets the source run it. */
-	if (atomic_load(&d->given))
-		dest_say_why(&d->control, FRAME_FAILED, e->msg);
-	else if (!d->device_begun)
+	/* Later the VMM must be dead first; and who owns the VM never refuses it. */
+	if (!atomic_load(&d->given) && !d->device_begun)
 		dest_refuse(&d->control, e->msg);
 	return rc;
 }

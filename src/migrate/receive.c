@@ -110,8 +110,8 @@ static void serve_faults(struct dest *d)
 	flush_requests(d);
 }
 
-/* For memory; or for a thread of the VMM that is in the middle of a madvise and needs a CPU to end it:
- * a real-time thread that spun here would keep it off. */
+/* For memory; or for a thread of the VMM that is in the middle of a madvise and needs a CPU to end
+ * it: a real-time thread that spun here would keep it off. */
 static void give_way(int rc)
 {
 	nanosleep(&(struct timespec){ .tv_nsec = rc == -ENOMEM ? NS_PER_MS : 20 * NS_PER_US },
@@ -241,7 +241,7 @@ static void keep_alive(struct dest *d)
 	if (!atomic_load(&d->joined) || now_ns < d->next_beat_ns)
 		return;
 	d->next_beat_ns = now_ns + (uint64_t)dest_beat_ms(d) * NS_PER_MS;
-	if (channel_silent_ns(&d->urgent) > (uint64_t)d->config.link_timeout_ms * NS_PER_MS) {
+	if (channel_is_silent(&d->urgent, (uint64_t)d->config.link_timeout_ms * NS_PER_MS)) {
 		err_set(&e, ETIMEDOUT, "the link broke: nothing has come for %.1f s",
 			d->config.link_timeout_ms / 1e3);
 		leave_urgent(d, &e);

@@ -279,7 +279,7 @@ static int keep_alive(struct urgent *u, struct err *e)
 	if (now_ns < u->next_beat_ns)
 		return 0;
 	u->next_beat_ns = now_ns + (uint64_t)source_beat_ms(u->s) * NS_PER_MS;
-	if (channel_silent_ns(&u->s->urgent) > (uint64_t)u->s->config.link_timeout_ms * NS_PER_MS)
+	if (channel_is_silent(&u->s->urgent, (uint64_t)u->s->config.link_timeout_ms * NS_PER_MS))
 		return err_set(e, ETIMEDOUT, "the link broke: nothing has come for %.1f s",
 			       u->s->config.link_timeout_ms / 1e3);
 	return channel_send(&u->s->urgent, &alive, NULL, e);

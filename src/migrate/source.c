@@ -446,12 +446,15 @@ static bool can_be_called(struct source *s)
 static int beat(struct source *s, struct err *e)
 {
 	uint64_t timeout_ns = (uint64_t)s->config.link_timeout_ms * NS_PER_MS;
-	uint64_t silent_ns = channel_silent_ns(&s->urgent);
+	/* Of both: the urgent thread may wait in a send, and the destination for its VMM. */
+	uint64_t silent_ns = min_u64(channel_unread_ns(&s->urgent), channel_unread_ns(&s->control));
+	uint64_t suspect_ns = s->suspect_ms * NS_PER_MS;
 
-	if (silent_ns > timeout_ns || channel_silent_ns(&s->control) > timeout_ns)
+	if (channel_is_silent(&s->urgent, timeout_ns) || channel_is_silent(&s->control, timeout_ns))
 		return err_set(e, ETIMEDOUT, "the link broke: nothing has come for %.1f s",
 			       s->config.link_timeout_ms / 1e3);
-	if (silent_ns > s->suspect_ms * NS_PER_MS && can_be_called(s)) {
+	if (silent_ns > suspect_ns && channel_is_silent(&s->control, suspect_ns) &&
+	    can_be_called(s)) {
 		/* Less eager each time: where a network hiccups, its links are left alone. */
 		s->suspect_ms = (unsigned int)min_u64(2ull * s->suspect_ms,
 						      (uint64_t)s->config.link_timeout_ms);
@@ -655,7 +658,8 @@ static void say_cancel(struct source *s, const char *why)
 		channel_send(&s->control, &f, why, &ignored);
 }
 
-/* Until the destination has said REFUSED: what it has loaded is dead, and holds no disk any more. */
+/* Until the destination has said REFUSED: what it has loaded is dead, and holds nothing any more.
+ */
 static void await_dead(struct source *s)
 {
 	const uint8_t *payload;
@@ -663,8 +667,7 @@ static void await_dead(struct source *s)
 	struct frame f;
 
 	s->control.abort_fd = -1;
-	while (s->control.fd >= 0 &&
-	       source_hear(s, ANSWER_TIMEOUT_MS, &f, &payload, &ignored) == 0)
+	while (s->control.fd >= 0 && source_hear(s, ANSWER_TIMEOUT_MS, &f, &payload, &ignored) == 0)
 		;
 }
 
@@ -673,7 +676,7 @@ static int run_here(struct source *s, const char *reason, struct err *why)
 	const struct vmm_ops *ops = s->config.vmm->ops;
 	int rc = ops->set_running(s->config.vmm, true, why);
 
-	if (rc < 0) { /* does what was loaded there hold its disks? */
+	if (rc < 0) { /* does what was loaded there hold something of it? */
 		say_cancel(s, reason);
 		await_dead(s);
 		rc = ops->set_running(s->config.vmm, true, why);
@@ -699,8 +702,8 @@ static int continue_here(struct source *s, struct err *e)
 	return s->left_stopped ? -EIO : 0;
 }
 
-/* The destination hears of it last: it may go then, and whoever comes behind us must find on file that
- * it is over (the model has it). */
+/* The destination hears of it last: it may go then, and whoever comes behind us must find on file
+ * that it is over (the model has it). */
 static void roll_back(struct source *s, struct err *e)
 {
 	char why[sizeof(e->msg)];

@@ -50,14 +50,16 @@ void channel_shutdown(struct channel *c)
 		shutdown(c->fd, SHUT_RDWR);
 }
 
-uint64_t channel_silent_ns(const struct channel *c)
+uint64_t channel_unread_ns(const struct channel *c)
 {
 	uint64_t now_ns = clock_ns();
 
-	/* What waits to be read has come: its reader may not have had its turn. */
-	if (fd_wait(c->fd, POLLIN, -1, 0) > 0)
-		return 0;
 	return now_ns - min_u64(atomic_load_explicit(&c->heard_ns, memory_order_relaxed), now_ns);
+}
+
+bool channel_is_silent(const struct channel *c, uint64_t for_ns)
+{
+	return channel_unread_ns(c) > for_ns && fd_wait(c->fd, POLLIN, -1, 0) <= 0;
 }
 
 static int send_failed(int err, struct err *e)
@@ -158,10 +160,9 @@ static int fill(struct channel *c, size_t want, int how, int timeout_ms, struct 
 	} while (n < 0 && errno == EINTR);
 	if (n < 0 && errno == EAGAIN)
 		return 0;
-	if (n < 0)
-		return err_set(e, errno == ECONNRESET ? EPIPE : errno, "the link broke: %s",
-			       strerror(errno));
-	if (n == 0)
+	if (n < 0 && errno != ECONNRESET) /* a reset: closed, with something left unread */
+		return err_set(e, errno, "the link broke: %s", strerror(errno));
+	if (n <= 0)
 		return err_set(e, EPIPE, "the peer closed the link%s",
 			       c->rx_bytes ? " in the middle of a frame" : "");
 	c->rx_bytes += (size_t)n;

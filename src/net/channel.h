@@ -8,6 +8,7 @@
 #define UMIG_NET_CHANNEL_H
 
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <sys/types.h>
 
@@ -58,8 +59,10 @@ enum { CHANNEL_WAIT = 0, CHANNEL_DONTWAIT = 1 };
 int channel_recv(struct channel *c, int how, int timeout_ms, struct frame *ret_f,
 		 const uint8_t **ret_payload, struct err *e);
 
-/* For how long nothing has come. Any thread. */
-uint64_t channel_silent_ns(const struct channel *c);
+/* For how long nothing has been read; and whether for so long nothing has come: what waits to be
+ * read has come, and its reader may not have had its turn. Any thread. */
+uint64_t channel_unread_ns(const struct channel *c);
+bool channel_is_silent(const struct channel *c, uint64_t for_ns);
 
 /* Ends every send and receive on it, of any thread. */
 void channel_shutdown(struct channel *c);

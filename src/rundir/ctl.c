@@ -11,7 +11,7 @@
 #include "rundir/rundir.h"
 #include "util/fd.h"
 
-enum { ANSWER_TIMEOUT_MS = 10000 };
+enum { GREETING_TIMEOUT_MS = 2000, ANSWER_TIMEOUT_MS = 10000 };
 
 int ctl_open(struct ctl *c, const char *name, struct err *e)
 {
@@ -31,7 +31,7 @@ int ctl_open(struct ctl *c, const char *name, struct err *e)
 		ctl_close(c);
 		return rc;
 	}
-	rc = ctl_next(c, ANSWER_TIMEOUT_MS, &greeting, e);
+	rc = ctl_next(c, GREETING_TIMEOUT_MS, &greeting, e);
 	if (rc < 0) {
 		ctl_close(c);
 		return rc;

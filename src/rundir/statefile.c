@@ -8,7 +8,11 @@
 #include "rundir/rundir.h"
 #include "util/util.h"
 
-enum { STATE_VERSION = 2 };
+#ifndef UMIG_STATE_VERSION /* another build, in the tests of an upgrade */
+#define UMIG_STATE_VERSION 2
+#endif
+
+enum { STATE_VERSION = UMIG_STATE_VERSION };
 
 const char *const move_record_name[MOVE_NRECORDS] = {
 	[MOVE_BEGUN] = "begun",

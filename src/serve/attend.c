@@ -26,8 +26,8 @@ enum {
 enum next keeper_next(const struct keeper *k)
 {
 	static const enum next next[MOVE_NRECORDS][2] = {
-		/* source, destination. What cannot be (it was edited) and what cannot be read is left
-		 * to a worker that says so, again and again: nothing is done to the VM. */
+		/* source, destination. What cannot be (it was edited) and what cannot be read is
+		 * left to a worker that says so, again and again: nothing is done to the VM. */
 		[MOVE_BEGUN] = { NEXT_ROLL_BACK, NEXT_BEGIN },
 		[MOVE_STOPPING] = { NEXT_ROLL_BACK, NEXT_GO_ON },
 		[MOVE_COMMITTED] = { NEXT_GO_ON, NEXT_GO_ON },

@@ -182,8 +182,9 @@ int keeper_main(int argc, char **argv)
 			log_line("%s", e.msg);
 		if (k.config)
 			keeper_say_ready(&k, e.msg);
-		/* A receiver that nobody serves is of no use; but only one that nobody has used. */
-		if (k.incoming && !config_bool(k.config, "recover") &&
+		/* A receiver that nobody serves is of no use; but only one that is ours to keep,
+		 * and that nobody has used. */
+		if (k.incoming && k.lock_fd >= 0 && !config_bool(k.config, "recover") &&
 		    config_int(k.config, "adopt", 0) <= 0 && !keeper_vmm_died(&k, 0)) {
 			log_line("the waiting VMM is of no use and is killed");
 			keeper_kill_vmm(&k);

@@ -49,8 +49,10 @@ static int start_threads(void *arg, struct err *e)
 	int rc = worker_thread(&o->urgent, "urgent", urgent_body, &o->source, e);
 
 	o->nthreads += !rc;
-	if (!rc)
+	if (!rc) {
 		worker_hurry(o->urgent);
+		atomic_store(&o->worker.watched, true);
+	}
 	for (unsigned int i = 0; !rc && i < o->source.config.nbulk; i++) {
 		o->bulk_arg[i] = (struct bulk_arg){ &o->source, i };
 		rc = worker_thread(&o->bulk[i], "bulk", bulk_body, &o->bulk_arg[i], e);
@@ -63,9 +65,9 @@ static void join_threads(void *arg)
 {
 	struct outgoing *o = arg;
 
-	atomic_store(&o->worker.watched, false);
 	if (o->nthreads)
-		pthread_join(o->urgent, NULL);
+		pthread_join(o->urgent, NULL); /* watched: one that hangs never ends */
+	atomic_store(&o->worker.watched, false);
 	for (unsigned int i = 0; i + 1 < o->nthreads; i++)
 		pthread_join(o->bulk[i], NULL);
 	o->nthreads = 0;

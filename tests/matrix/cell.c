@@ -40,8 +40,8 @@ enum {
 
 const char *const victim_name[NVICTIMS] = { "pager",  "source", "keeper-a", "keeper-b", "both-a",
 					    "both-b", "vmm-a",	"vmm-b",    "cli",	"link" };
-const char *const how_name[NHOWS] = { "kill",  "stop",	 "cut",	   "half",
-				      "stall", "deaf-a", "deaf-b", "flip" };
+const char *const how_name[NHOWS] = { "kill",	"stop",	  "cut",     "half", "stall",
+				      "deaf-a", "deaf-b", "silence", "flip" };
 
 enum host { A, B };
 static const char *const host_name[] = { "a", "b" };
@@ -283,6 +283,9 @@ static enum relay_fate hit_link(const struct strike *s, const struct relay_frame
 		break;
 	case DEAF_B:
 		hold(true, false);
+		break;
+	case SILENCE:
+		relay_silence(&run.relay);
 		break;
 	case FLIP:
 		f->bytes[f->len_bytes > RELAY_HEAD_BYTES ? RELAY_HEAD_BYTES + 7 : 58] ^= 4;

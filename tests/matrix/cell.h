@@ -33,7 +33,8 @@ enum how {
 	STALL,	/* nothing passes for longer than the link timeout */
 	DEAF_A, /* nothing reaches the source */
 	DEAF_B,
-	FLIP, /* a bit of the frame */
+	SILENCE, /* nothing passes on these connections ever again; new ones are fine */
+	FLIP,	 /* a bit of the frame */
 	NHOWS
 };
 

@@ -82,7 +82,7 @@ static const struct {
 	{ BOTH_A, KILL },   { BOTH_B, KILL },	{ VMM_A, KILL },    { VMM_A, STOP },
 	{ VMM_B, KILL },    { VMM_B, STOP },	{ CLI, KILL },	    { LINK, CUT },
 	{ LINK, HALF },	    { LINK, STALL },	{ LINK, DEAF_A },   { LINK, DEAF_B },
-	{ LINK, FLIP },
+	{ LINK, SILENCE },  { LINK, FLIP },
 };
 
 enum { JOBS_MAX = 64, SHOWN_MAX = 20, DEFAULT_JOBS = 6 };

@@ -73,6 +73,12 @@ void relay_hold(struct relay *r, enum relay_way way, bool held)
 	r->held[way] = held;
 }
 
+void relay_silence(struct relay *r)
+{
+	for (unsigned int i = 0; i < r->nlinks; i++)
+		r->link[i].silent = true;
+}
+
 static void take(struct relay *r)
 {
 	struct sockaddr_un a = address(r->target_path);
@@ -205,7 +211,7 @@ void relay_step(struct relay *r, int timeout_ms)
 			bool writes = !r->held[!way] && r->link[i].pipe[!way].whole;
 
 			p[1 + 2 * i + way] = (struct pollfd){
-				reads || writes ? r->link[i].fd[way] : -1,
+				(reads || writes) && !r->link[i].silent ? r->link[i].fd[way] : -1,
 				(short)((reads ? POLLIN : 0) | (writes ? POLLOUT : 0)), 0
 			};
 		}
@@ -216,7 +222,7 @@ void relay_step(struct relay *r, int timeout_ms)
 		for (int way = 0; way < RELAY_WAYS && i < r->nlinks; way++) {
 			enum passed how = PASSED;
 
-			if (!r->held[way] &&
+			if (!r->held[way] && !r->link[i].silent &&
 			    (p[1 + 2 * i + way].revents & (POLLIN | POLLHUP | POLLERR) ||
 			     (r->link[i].pipe[way].whole && p[1 + 2 * i + !way].revents)))
 				how = pass(r, i, (enum relay_way)way);

@@ -43,6 +43,7 @@ struct relay {
 	struct relay_link {
 		int fd[2]; /* [TO_DEST]: who called; [TO_SOURCE]: who was called */
 		enum relay_role role;
+		bool silent;
 		struct relay_pipe {
 			uint8_t *buf;	  /* a frame that is not whole yet, or is on its way out */
 			size_t have, out; /* out: bytes of it that have gone; only when whole */
@@ -66,6 +67,9 @@ void relay_step(struct relay *r, int timeout_ms);
 /* Nothing passes any more that way, and nobody is let in: as behind a cable that was pulled. What
  * is on its way arrives when it is not held any longer. */
 void relay_hold(struct relay *r, enum relay_way way, bool held);
+
+/* Nothing passes on the connections that there are, and nobody is told; new ones are fine. */
+void relay_silence(struct relay *r);
 
 /* Closes every connection. down: and nobody listens. */
 void relay_cut(struct relay *r, bool down);
