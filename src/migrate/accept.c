@@ -244,7 +244,7 @@ bool dest_turn_away(struct dest *d)
 	    f.type == FRAME_HELLO && f.flags & FRAME_AGAIN &&
 	    hello_get(&h, payload, f.len_bytes, &ignored) == 0) {
 		h.again = true;
-		ours = dest_is_ours(d, &h) && atomic_load(&d->given);
+		ours = dest_is_ours(d, &h);
 		refused = !ours && asks_for_refused(d, &c, &h);
 	}
 	if (!ours && !refused) /* ours calls once more in a moment, and finds us waiting */

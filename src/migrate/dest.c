@@ -64,6 +64,7 @@ int dest_init(struct dest *d, const struct dest_config *config, struct err *e)
 	if (rc < 0 || d->epoll_fd < 0 || d->stop_fd < 0 || d->marks_fd < 0 || d->nudge_fd < 0 ||
 	    epoll_ctl(d->epoll_fd, EPOLL_CTL_ADD, d->stop_fd, &ev) < 0) /* data 0: EVENT_STOP */
 		return err_set(e, EMFILE, "make event fds: %s", strerror(EMFILE));
+	d->config.vmm->abort_fd = d->failure.fd;
 	return 0;
 }
 
@@ -224,17 +225,23 @@ static int wait_control(struct dest *d, int timeout_ms, struct err *e)
 	struct pollfd p[3] = { { .fd = d->control.fd, .events = POLLIN },
 			       { .fd = d->failure.fd, .events = POLLIN },
 			       { .fd = d->config.listen_fd, .events = POLLIN } };
+	uint64_t deadline_ns = clock_ns() + (uint64_t)timeout_ms * NS_PER_MS;
 
 	while (!channel_pending(&d->control)) {
-		int n = poll(p, 3, timeout_ms < 0 ? dest_beat_ms(d) : timeout_ms), rc;
+		uint64_t now_ns = clock_ns();
+		int n, rc;
 
-		if (n < 0 && errno != EINTR)
-			return err_set(e, errno, "wait for the source: %s", strerror(errno));
-		if (n == 0 && timeout_ms >= 0)
+		/* Strangers who call must not make it longer. */
+		if (timeout_ms >= 0 && now_ns >= deadline_ns)
 			return err_set(e, ETIMEDOUT, "the source has said nothing for %d s",
 				       timeout_ms / 1000);
+		n = poll(p, 3,
+			 timeout_ms < 0 ? dest_beat_ms(d)
+					: (int)((deadline_ns - now_ns) / NS_PER_MS + 1));
+		if (n < 0 && errno != EINTR)
+			return err_set(e, errno, "wait for the source: %s", strerror(errno));
 		if (n <= 0) {
-			rc = beat(d, e);
+			rc = timeout_ms < 0 ? beat(d, e) : 0;
 			if (rc < 0)
 				return rc;
 			continue;
@@ -610,13 +617,15 @@ int dest_device(struct dest *d, struct err *e)
 			return rc;
 	} while (!(f.flags & FRAME_LAST));
 	d->device_begun = true;
-	if (d->config.vmm->ops->load(d->config.vmm, fd, e) < 0)
-		return e->num = EIO, -EIO; /* whatever it was, it was not the link */
+	rc = d->config.vmm->ops->load(d->config.vmm, fd, e);
+	if (rc < 0) /* if it was the link, that thread knows which found out */
+		return rc == -ECANCELED ? rc : (e->num = EIO, -EIO);
 	return tell(d, FRAME_DEVICE_OK, NULL, e);
 }
 
 /* Only an error that the VMM itself replied, and to the first command, means that nothing ran. No
- * answer means that it will: its main loop may wait for a page, and pages come. */
+ * answer means that it will: its main loop may wait for a page, and pages come; so a link that
+ * breaks (-ECANCELED) is mended before anybody waits for that answer. */
 static int continue_here(struct dest *d, struct err *e)
 {
 	struct vmm *vmm = d->config.vmm;
@@ -626,7 +635,8 @@ static int continue_here(struct dest *d, struct err *e)
 
 	d->cont_tried = true;
 	rc = vmm->ops->set_running(vmm, true, e);
-	if (rc == -ETIMEDOUT) {
+	d->cont_unheard = rc == -ETIMEDOUT || rc == -ECANCELED;
+	if (d->cont_unheard) {
 		d->config.hooks.note(d->config.hooks.arg, e->msg);
 		return 0;
 	}
@@ -639,7 +649,6 @@ static int continue_here(struct dest *d, struct err *e)
 
 int dest_take_over(struct dest *d, struct err *e)
 {
-	struct vmm *vmm = d->config.vmm;
 	const uint8_t *payload;
 	struct err ignored;
 	struct frame f;
@@ -654,17 +663,43 @@ int dest_take_over(struct dest *d, struct err *e)
 		return rc; /* nothing ran: the VMM is killed, then REFUSED is said */
 	atomic_store(&d->given, true);
 	atomic_store(&d->umem.running, true);
-	if (f.flags & FRAME_CONT) {
+	d->was_running = f.flags & FRAME_CONT;
+	if (d->was_running) {
 		rc = continue_here(d, e);
 		if (rc < 0)
 			return rc;
 	}
 	atomic_store(&atomic_load(&d->notes)->t_run_ns, clock_ns());
 	rc = tell(d, FRAME_RAN, NULL, e);
-	if (d->config.hooks.record(d->config.hooks.arg, RECORD_RAN, &ignored) < 0 ||
-	    (f.flags & FRAME_CONT && vmm->ops->announce(vmm, &ignored) < 0) ||
-	    vmm->ops->restore(vmm, &ignored) < 0)
+	if (d->config.hooks.record(d->config.hooks.arg, RECORD_RAN, &ignored) < 0)
 		d->config.hooks.note(d->config.hooks.arg, ignored.msg);
+	return rc;
+}
+
+/* One try at each. */
+static int settle_once(struct dest *d, struct err *e)
+{
+	struct vmm *vmm = d->config.vmm;
+	int rc = d->cont_unheard ? vmm->ops->set_running(vmm, true, e) : 0;
+
+	if (rc < 0)
+		return rc;
+	d->cont_unheard = false;
+	rc = d->was_running ? vmm->ops->announce(vmm, e) : 0;
+	return rc < 0 ? rc : vmm->ops->restore(vmm, e);
+}
+
+int dest_settle(struct dest *d, struct err *e)
+{
+	const struct dest_notes *notes = atomic_load(&d->notes);
+	bool all_here;
+	int rc;
+
+	d->config.vmm->abort_fd = -1; /* no link that breaks ends this */
+	do {
+		all_here = atomic_load(&notes->t_end_ns) != 0;
+		rc = settle_once(d, e);
+	} while (rc == -ETIMEDOUT && !all_here);
 	return rc;
 }
 
@@ -925,6 +960,7 @@ int dest_take_up(struct dest *d, const struct migrate_past *past, struct err *e)
 	if (past->completed && !atomic_load(&notes->t_end_ns))
 		atomic_store(&notes->t_end_ns, clock_ns());
 	d->cont_tried = d->device_begun = true; /* it may have been, by our predecessor */
+	d->was_running = past->was_running;
 	atomic_store(&d->given, true);
 	atomic_store(&d->umem.running, true);
 	atomic_store(&d->umem.live, true);

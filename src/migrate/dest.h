@@ -77,6 +77,8 @@ struct dest {
 	_Atomic int standing;	/* enum standing */
 	bool device_begun;	/* the VMM is no longer what it was when it started */
 	bool cont_tried;	/* its VMM may have run it, whatever it says now */
+	bool cont_unheard;	/* and has not said yet whether it does */
+	bool was_running;	/* the VM, before it was stopped. Valid when given */
 	bool memory_ready;	/* umem, pages.map and registration exist */
 	struct failure trouble; /* why the link is down, for status */
 	struct failure doom;	/* its VMM has died: nothing can be mended any more */
@@ -125,6 +127,11 @@ void dest_reset(struct dest *d);
  * itself ready for the source, and goes on. */
 int dest_take_up(struct dest *d, const struct migrate_past *past, struct err *e);
 int dest_run_on(struct dest *d, struct err *e);
+
+/* What the VMM is asked for when it runs: whatever is left open, an announcement, its settings
+ * back. On a thread of its own, from RECORD_RAN on: a VMM that waits for a page answers nobody, and
+ * the page may have to wait for the link. Tries until every page is here, and then once more. */
+int dest_settle(struct dest *d, struct err *e);
 
 /* Of one that died before RUN: for dest_stay(). */
 void dest_remember(struct dest *d, const struct migrate_past *past);

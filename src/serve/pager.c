@@ -29,8 +29,9 @@ struct incoming {
 	struct dest dest;
 	int vmm_pidfd;
 	pthread_mutex_t reset_lock; /* dest_reset() against status(): counters begin again */
-	pthread_t session, fault, bulk[WIRE_BULK_MAX];
+	pthread_t session, fault, settle, bulk[WIRE_BULK_MAX];
 	unsigned int nbulk; /* threads that were started */
+	bool settles;	    /* as was this one */
 	struct bulk_arg {
 		struct dest *dest;
 		unsigned int index;
@@ -51,6 +52,33 @@ static void *bulk_body(void *arg)
 	return NULL;
 }
 
+static void *settle_body(void *arg)
+{
+	struct err e = ERR_INIT;
+
+	if (dest_settle(arg, &e) < 0)
+		log_line("%s", e.msg);
+	return NULL;
+}
+
+static void start_settle(struct incoming *in)
+{
+	struct err e = ERR_INIT;
+
+	if (in->settles)
+		return;
+	in->settles = worker_thread(&in->settle, "settle", settle_body, &in->dest, &e) == 0;
+	if (!in->settles)
+		log_line("%s", e.msg);
+}
+
+static void join_settle(struct incoming *in)
+{
+	if (in->settles)
+		pthread_join(in->settle, NULL);
+	in->settles = false;
+}
+
 static int start_threads(void *arg, struct err *e)
 {
 	struct incoming *in = arg;
@@ -68,13 +96,17 @@ static int record(void *arg, enum migrate_record what, struct err *e)
 {
 	struct incoming *in = arg;
 	struct move_state *state = &in->worker.state;
+	int rc;
 
 	memcpy(state->session, in->dest.peer.session, sizeof(state->session));
 	memcpy(state->token, in->dest.token, sizeof(state->token));
 	state->has_session = true;
 	if (what == RECORD_RUNNING)
 		tombstone_remove(in->worker.name); /* it is here again */
-	return worker_record(&in->worker, what, e);
+	rc = worker_record(&in->worker, what, e);
+	if (what == RECORD_RAN)
+		start_settle(in);
+	return rc;
 }
 
 static void note(void *arg, const char *text)
@@ -150,6 +182,7 @@ static int run_session(struct incoming *in, struct err *e)
 	join_threads(in);
 	if (rc < 0)
 		bury(in, e);
+	join_settle(in);
 	end_fault_thread(in);
 	return rc;
 }
@@ -165,11 +198,14 @@ static int take_over(struct incoming *in, const struct migrate_past *past, struc
 	if (rc < 0) /* the guest waits; the keeper starts another, again and again */
 		_exit(worker_fail(&in->worker, e));
 	log_line("it goes on where its predecessor died");
+	if (past->ran) /* whether it was asked nobody knows */
+		start_settle(in);
 	rc = dest_run_on(d, e);
 	dest_stop_bulk(d);
 	join_threads(in);
 	if (rc < 0)
 		bury(in, e);
+	join_settle(in);
 	end_fault_thread(in);
 	return rc;
 }
@@ -198,7 +234,6 @@ static int go_on(struct incoming *in, struct err *e)
 				     .was_running = w->state.was_running,
 				     .ran = w->state.record >= MOVE_RAN,
 				     .completed = w->state.record == MOVE_COMPLETED };
-	int rc;
 
 	w->vmm.settings = json_incref(w->state.settings);
 	if (!w->state.has_session || w->state.outgoing || w->state.record < MOVE_LOADING ||
@@ -211,10 +246,7 @@ static int go_on(struct incoming *in, struct err *e)
 	if (w->state.record == MOVE_LOADING || in->vmm_pidfd < 0 ||
 	    fd_wait(in->vmm_pidfd, POLLIN, -1, 0) > 0)
 		return say_no(in, &past, w->state.record != MOVE_LOADING, e);
-	rc = take_over(in, &past, e);
-	if (!rc && w->vmm.settings) /* perhaps put back already: once more does no harm */
-		w->vmm.ops->restore(&w->vmm, e);
-	return rc;
+	return take_over(in, &past, e);
 }
 
 /* Registered by a predecessor, for a machine that never came: the VMM must not wait for anybody. */

@@ -7,7 +7,8 @@
  *   umig-pager    its worker at the destination; pager.c
  *
  * Threads: umig-source has main (keeper link), session (stages), urgent, bulk 0..n-1;
- *          umig-pager has main (keeper link), session (stages, VMM), fault, bulk 0..n-1.
+ *          umig-pager has main (keeper link), session (stages, VMM before RUN), fault, bulk 0..n-1,
+ *          settle (VMM behind RUN).
  */
 #ifndef UMIG_SERVE_SERVE_H
 #define UMIG_SERVE_SERVE_H

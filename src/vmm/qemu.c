@@ -477,8 +477,6 @@ static int qemu_restore(struct vmm *v, struct err *e)
 			    json_integer_value(json_object_get(was, "announce-rounds")), e);
 	if (!rc)
 		rc = set_capabilities(v, json_incref(json_object_get(was, "capabilities")), e);
-	json_decref(v->settings);
-	v->settings = NULL;
 	return rc;
 }
 

@@ -79,7 +79,8 @@ struct vmm_ops {
 	/* Returns when the VM has stopped for good (no I/O in flight), or runs. */
 	int (*set_running)(struct vmm *v, bool run, struct err *e);
 	/* Sets the VMM up for save() or load() while the guest still runs: what is done here is no
-	 * downtime. restore() puts back what v->settings says, or what must never stay. */
+	 * downtime. restore() puts back what v->settings says, or what must never stay;
+	 * once more does no harm. */
 	int (*prepare)(struct vmm *v, bool incoming, struct err *e);
 	int (*restore)(struct vmm *v, struct err *e);
 	/* The guest tells its networks where it is now. */

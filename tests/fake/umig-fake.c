@@ -39,6 +39,7 @@
 
 enum {
 	THREADS_MAX = 8,
+	LOOKS = 8, /* of its main loop into guest memory, where a device model would */
 	REGIONS_MAX = 64,
 	UNIT_BYTES = 4096,
 	UNIT_WORDS = UNIT_BYTES / 8,
@@ -296,11 +297,17 @@ static json_t *check_all(void)
 			 (json_int_t)atomic_load(&vm.bad));
 }
 
-/* As a main loop that looks into guest memory: it answers nobody until every page is there. */
-static void touch_all(void)
+/* As a main loop that looks into guest memory: it answers nobody until these pages are there. */
+static void look(uint64_t nunits)
 {
-	for (uint64_t unit = 0; unit < vm.nunits; unit++)
-		(void)*(volatile uint8_t *)unit_at(unit, NULL);
+	for (uint64_t i = 0; i < nunits; i++)
+		(void)*(volatile uint8_t *)unit_at(i * (vm.nunits / nunits), NULL);
+}
+
+static void cont(void)
+{
+	set_running(true);
+	look(min_u64(vm.nunits, LOOKS));
 }
 
 static const char *save(int fd)
@@ -380,13 +387,15 @@ static const char *execute(const char *command, int fd, json_t **ret_value)
 	else if (!strcmp(command, "check-all"))
 		*ret_value = check_all();
 	else if (!strcmp(command, "touch-all"))
-		touch_all();
+		look(vm.nunits);
+	else if (!strcmp(command, "announce-self"))
+		look(min_u64(vm.nunits, LOOKS));
 	else if (!strcmp(command, "stop"))
 		set_running(false);
 	else if (!strcmp(command, "cont") && vm.incoming)
 		return "it waits for a machine";
 	else if (!strcmp(command, "cont"))
-		set_running(true);
+		cont();
 	else if (!strcmp(command, "save"))
 		return save(fd);
 	else if (!strcmp(command, "load"))

@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -69,6 +70,8 @@ static struct run {
 	struct appointment later[2 * STRIKES_MAX];
 	char why[1024];
 } run;
+
+static volatile sig_atomic_t interrupted;
 
 static int fail(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 static int fail(const char *fmt, ...)
@@ -481,16 +484,17 @@ static void start_move(void)
 static void reap(void)
 {
 	int status;
+	pid_t pid;
 
-	if (run.migrate && waitpid(run.migrate, &status, WNOHANG) == run.migrate) {
-		run.migrate = 0;
-		run.migrate_status = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+	while ((pid = waitpid(-1, &status, WNOHANG)) > 0) {
+		if (pid == run.migrate) {
+			run.migrate = 0;
+			run.migrate_status = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+		}
+		for (unsigned int i = 0; i < run.nclis; i++)
+			if (run.cli[i] == pid)
+				run.cli[i] = 0;
 	}
-	for (unsigned int i = 0; i < run.nclis; i++)
-		if (run.cli[i] && waitpid(run.cli[i], &status, WNOHANG) == run.cli[i])
-			run.cli[i] = 0;
-	for (int h = A; h <= B; h++)
-		waitpid(run.vmm[h], NULL, WNOHANG);
 }
 
 /* --- the verdict --- */
@@ -643,14 +647,60 @@ static int judge(enum end end)
 
 /* --- cleaning up --- */
 
-static void kill_keepers(enum host h)
+/* Does a process belong to this cell? By its run directory. */
+static bool is_ours(pid_t pid)
 {
-	pid_t keeper = find_process(h, false, 0);
+	char path[64], wanted[PATH_BYTES + 32], *env = NULL;
+	size_t room = 0;
+	bool found = false;
+	FILE *f;
 
-	if (keeper > 0)
-		kill(keeper, SIGSTOP);
-	kill_now(find_process(h, true, 0));
-	kill_now(keeper);
+	snprintf(path, sizeof(path), "/proc/%d/environ", pid);
+	snprintf(wanted, sizeof(wanted), "UMIG_RUN_DIR=%s/", run.dir);
+	f = fopen(path, "re");
+	while (f && !found && getdelim(&env, &room, '\0', f) > 0)
+		found = !strncmp(env, wanted, strlen(wanted));
+	free(env);
+	if (f)
+		fclose(f);
+	return found;
+}
+
+/* Returns how many there were. */
+static unsigned int signal_ours(int number)
+{
+	DIR *proc = opendir("/proc");
+	struct dirent *entry;
+	unsigned int n = 0;
+
+	while (proc && (entry = readdir(proc))) {
+		pid_t pid = atoi(entry->d_name);
+
+		if (pid > 1 && pid != getpid() && is_ours(pid)) {
+			kill(pid, number);
+			n++;
+		}
+	}
+	if (proc)
+		closedir(proc);
+	return n;
+}
+
+/* Keepers and workers start one another: hence stopped first, and until none is left. (Being the
+ * reaper of all would be simpler; but where many wait for such processes at once, Linux 6.18 can
+ * spend half a minute in d_invalidate() of their /proc entries.) */
+static void end_processes(void)
+{
+	for (int i = 0; i < 200 && signal_ours(SIGSTOP) + signal_ours(SIGKILL); i++) {
+		reap();
+		poll(NULL, 0, 5);
+	}
+}
+
+static void interrupt(int number)
+{
+	(void)number;
+	interrupted = 1;
 }
 
 static void show_file(const char *path)
@@ -685,13 +735,7 @@ static void clean_up(void)
 {
 	char command[PATH_BYTES + 32];
 
-	kill_now(run.migrate);
-	for (unsigned int i = 0; i < run.nclis; i++)
-		kill_now(run.cli[i]);
-	kill_keepers(A);
-	kill_keepers(B);
-	kill_now(run.vmm[A]);
-	kill_now(run.vmm[B]);
+	end_processes();
 	relay_fini(&run.relay);
 	snprintf(command, sizeof(command), "rm -rf '%s'", run.dir);
 	if (system(command) != 0)
@@ -714,6 +758,8 @@ int cell_run(const struct cell *c, const char *umig, const char *fake, const cha
 			    .fake = fake,
 			    .relay = { .before = before, .after = after, .listener = -1 } };
 	signal(SIGPIPE, SIG_IGN);
+	signal(SIGTERM, interrupt);
+	prctl(PR_SET_PDEATHSIG, SIGTERM);
 	snprintf(run.dir, sizeof(run.dir), "/dev/shm/umig-cell.XXXXXX");
 	if (!mkdtemp(run.dir))
 		return fail("mkdtemp: %s", strerror(errno));
@@ -726,6 +772,8 @@ int cell_run(const struct cell *c, const char *umig, const char *fake, const cha
 		start_move();
 	deadline_ns = clock_ns() + ENDS_MS * NS_PER_MS;
 	for (uint64_t look_ns = 0; !rc && end == UNDECIDED && clock_ns() < deadline_ns;) {
+		if (interrupted)
+			rc = fail("interrupted");
 		relay_step(&run.relay, 5);
 		keep_appointments();
 		reap();
@@ -746,7 +794,8 @@ int cell_run(const struct cell *c, const char *umig, const char *fake, const cha
 		cell_name(c, name, sizeof(name));
 		fprintf(stderr, "FAIL %s (seed %llu): %s\n", name, (unsigned long long)c->seed,
 			run.why);
-		show_logs();
+		if (!interrupted)
+			show_logs();
 	}
 	clean_up();
 	return rc < 0;

@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/klog.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -216,6 +217,26 @@ static void soak(void)
 	}
 }
 
+/* Lines of the kernel's log that tell of something that must not be. */
+static unsigned int complaints(void)
+{
+	static const char *const words[] = { "WARNING: CPU",	  "BUG: kernel", "BUG: unable",
+					     "BUG: Bad",	  "Bad page",	 ": segfault at",
+					     "general protection" };
+	int room = klogctl(10 /* SYSLOG_ACTION_SIZE_BUFFER */, NULL, 0);
+	char *log = room > 0 ? malloc((size_t)room + 1) : NULL, *rest = log, *line;
+	int n = log ? klogctl(3 /* SYSLOG_ACTION_READ_ALL */, log, room) : -1;
+	unsigned int found = 0;
+
+	if (n >= 0)
+		log[n] = '\0';
+	while (n >= 0 && (line = strsep(&rest, "\n")))
+		for (size_t i = 0; i < ARRAY_SIZE(words); i++)
+			found += strstr(line, words[i]) != NULL;
+	free(log);
+	return found;
+}
+
 static int usage(void)
 {
 	fprintf(stderr,
@@ -261,9 +282,11 @@ static int parse(int argc, char **argv)
 int main(int argc, char **argv)
 {
 	int rc = parse(argc, argv);
+	unsigned int before, now;
 
 	if (rc)
 		return rc;
+	before = complaints();
 	tally = mmap(NULL, sizeof(*tally), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1,
 		     0);
 	if (tally == MAP_FAILED)
@@ -279,5 +302,9 @@ int main(int argc, char **argv)
 	printf("%u cells: %u arrived, %u stayed, %u lost with their VMM, %u failed\n",
 	       tally->arrived + tally->stayed + tally->lost + tally->undecided, tally->arrived,
 	       tally->stayed, tally->lost, tally->failed);
-	return tally->failed || !(tally->arrived + tally->stayed);
+	now = complaints(); /* fewer: the log has gone round */
+	if (now > before)
+		fprintf(stderr, "FAIL: the kernel has complained %u times: see dmesg\n",
+			now - before);
+	return tally->failed || now > before || !(tally->arrived + tally->stayed);
 }

@@ -26,7 +26,8 @@ skip() {
 clean_up() {
 	local status=$? pid i
 	for pid in "${PIDS[@]}"; do kill -9 "$pid" 2>/dev/null; done
-	for pid in $(keepers); do kill -9 "$pid" 2>/dev/null; done
+	end_umigs
+	the_kernel_is_content || status=1
 	exec 2>/dev/null
 	wait
 	for ((i = ${#CLEAN[@]} - 1; i >= 0; i--)); do eval "${CLEAN[i]}"; done
@@ -36,13 +37,38 @@ clean_up() {
 trap clean_up EXIT
 trap 'exit 1' INT TERM HUP
 
-# Keepers and workers of this test: those that have our run directories in their environment.
-keepers() {
+# Keepers and workers start one another: stopped before they are killed, until none is left.
+end_umigs() {
+	local i pids
+	for ((i = 0; i < 100; i++)); do
+		pids=$(ours 'umig|umig-.*')
+		[ -n "$pids" ] || return
+		# shellcheck disable=SC2086
+		kill -STOP $pids 2>/dev/null
+		# shellcheck disable=SC2086
+		kill -KILL $pids 2>/dev/null
+		sleep 0.01
+	done
+}
+
+ours() { # PATTERN: processes of that name that have our run directories in their environment
 	local p
-	for p in $(pgrep -r S,R,D,t,T -x umig-keeper) $(pgrep -x umig-pager) $(pgrep -x umig-source); do
-		tr '\0' '\n' 2>/dev/null <"/proc/$p/environ" | grep -q "^UMIG_RUN_DIR=$T/" && echo "$p"
+	for p in $(pgrep -x -- "$1"); do
+		tr '\0' '\n' <"/proc/$p/environ" | grep -q "^UMIG_RUN_DIR=$T/" && echo "$p"
 	done 2>/dev/null
 	true
+}
+keepers() { ours 'umig-(keeper|pager|source)'; }
+
+# What the kernel has said since we began, and never should on our account. Lockups are about time, and may be a
+# neighbour's.
+COMPLAINTS='WARNING: CPU|BUG: (kernel|unable|Bad)|Oops|general protection|Bad page|(umig|fault|urgent|bulk|session|settle|qemu)[^ ]*\[[0-9]+\]: segfault|traps: (umig|qemu)'
+complaints() { dmesg 2>/dev/null | grep -E "$COMPLAINTS"; }
+COMPLAINTS_BEFORE=$(complaints | wc -l)
+the_kernel_is_content() {
+	local now
+	now=$(complaints | tail -n "+$((COMPLAINTS_BEFORE + 1))")
+	[ -z "$now" ] || { echo "FAIL: the kernel complains: $now" >&2; return 1; }
 }
 
 on() { # HOST COMMAND...: as on that host
@@ -62,6 +88,7 @@ wait_for() {
 }
 
 has() { [ -s "$1" ]; }
+dead() { [ ! -e "/proc/$1" ] || grep -q '^State:.*Z' "/proc/$1/status"; }
 
 # Asks the VMM itself: ask HOST NAME COMMAND
 ask() {

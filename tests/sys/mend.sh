@@ -2,10 +2,10 @@
 # SPDX-License-Identifier: MIT
 # What is mended by a word, what is refused with one, and what only an operator can decide. mend.sh CASE
 # What dies at which moment is the crash matrix's (tests/matrix).
-# shellcheck source=lib.sh
+# shellcheck source=lib.sh source=mend-lib.sh
 . "$(dirname "$0")/lib.sh"
-: "${UMIG_RELAY:=$PWD/tests/sys/umig-relay}" "${UMIG_NEXT:=$PWD/tests/sys/umig-next}" "${UMIG_HANG:=$PWD/tests/sys/umig-hang}"
-export UMIG_HANG_MS=500
+. "$(dirname "$0")/mend-lib.sh"
+: "${UMIG_NEXT:=$PWD/tests/sys/umig-next}" "${UMIG_HANG:=$PWD/tests/sys/umig-hang}"
 
 # A move that takes its time: only what is touched comes, page by page, and the guest is in no hurry.
 slow_move() { # [RELAY-ARGS]
@@ -15,29 +15,6 @@ slow_move() { # [RELAY-ARGS]
 	on a "$UMIG" migrate -p -n --detach --link-timeout 2 vm "unix:$T/via" 0 0 >"$T/move.out" 2>&1 8>&- ||
 		fail "it does not start: $(cat "$T/move.out")"
 }
-relay() { # FRAME|@TYPE [TIMES [DOWN-MS]]
-	# shellcheck disable=SC2068
-	"$UMIG_RELAY" "$T/via" "$T/link" $@ >"$T/relay.out" 2>"$T/relay.err" 7>&- 8>&- &
-	RELAY=$!
-	PIDS+=($RELAY)
-	wait_for 5 grep -q ready "$T/relay.out" || fail "the relay does not start: $(cat "$T/relay.err")"
-}
-record() { jq -r .record "$T/$1/vm/state.json"; }
-is_at() { [ "$(record "$1")" = "$2" ]; }
-under_way() { wait_for 10 is_at a ran && wait_for 10 is_at b ran || fail "it does not get as far: $(record a), $(record b)"; }
-keeper() { jq -r .pid "$T/$1/vm/keeper.json"; }
-worker() { jq -r '.["worker-pid"]' "$T/$1/vm/keeper.json"; }
-word() { on "$1" "$UMIG" status --json vm 2>/dev/null | jq -r .status; }
-has_word() { [ "$(word "$1")" = "$2" ]; }
-kill_both() { # HOST
-	local k w
-	k=$(keeper "$1") w=$(worker "$1")
-	kill -STOP "$k" # or it would start another worker
-	kill -9 "$w"
-	kill -9 "$k"
-	wait_for 5 dead "$k"
-}
-dead() { [ ! -e "/proc/$1" ] || grep -q '^State:.*Z' "/proc/$1/status"; }
 said() { # PATTERN COMMAND...: it fails, with one sentence
 	local pattern=$1 got
 	shift
@@ -51,12 +28,6 @@ done_well() {
 	runs_well b vm 200
 	[ "$(ask b vm check-all | jq .return.bad)" = 0 ] || fail "its memory is wrong: $(head -3 "$T/b-vm.err")"
 	settled a b vm
-}
-cut_for_good() { # nobody is called any more: the relay is gone
-	kill -9 "$RELAY"
-	rm -f "$T/via"
-	wait_for 10 has_word a postcopy-recover || fail "the source says $(word a)"
-	wait_for 10 has_word b postcopy-paused || fail "the destination says $(word b)"
 }
 gone_for_good() { # HOST: as if it were switched off
 	kill_both "$1"

@@ -30,18 +30,31 @@ cannot_build() {
 	fail "the guests cannot be built: $1"
 }
 
+# Sets DISK: a folder that is no tmpfs, if the build folder is none.
+make_disk_folder() {
+	DISK=$(mktemp -d "$UMIG_GUEST/disk.XXXXXX")
+	CLEAN+=("rm -rf '$DISK'")
+}
+
+make_qcow2() { # FILE MIB: made by QEMU itself
+	: >"$1"
+	"$UMIG_QEMU" -machine none -nodefaults -display none -qmp "unix:$T/maker.qmp,server=on,wait=off" \
+		-blockdev "driver=file,node-name=f,filename=$1" 2>"$T/maker.err" &
+	PIDS+=($!)
+	wait_for 20 test -S "$T/maker.qmp"
+	qmp maker blockdev-create \
+		"{\"job-id\": \"j\", \"options\": {\"driver\": \"qcow2\", \"file\": \"f\", \"size\": $(($2 << 20))}}" >/dev/null
+	wait_for 20 job_is_done || fail "no qcow2: $(qmp maker query-jobs)"
+	qmp maker quit >/dev/null
+	wait "${PIDS[-1]}"
+	[ "$(head -c 3 "$1")" = QFI ] || fail "no qcow2"
+}
+job_is_done() { qmp maker query-jobs | jq -e '.[0].status == "concluded" and (.[0] | has("error") | not)'; }
+
 # QEMUs that are not our children: a script's, daemons.
 end_qemus() {
 	local p
 	for p in $(ours 'qemu-system-.*|virtiofsd'); do kill -9 "$p"; done
-}
-
-ours() { # PATTERN: processes of that name that have our run directories in their environment
-	local p
-	for p in $(pgrep -x -- "$1"); do
-		tr '\0' '\n' <"/proc/$p/environ" | grep -q "^UMIG_RUN_DIR=$T/" && echo "$p"
-	done 2>/dev/null
-	true
 }
 
 # ---- guests ----------------------------------------------------------------------------------------------------------
@@ -75,8 +88,6 @@ launch() { # HOST VERB WORDS... : umig VERB of that VM there
 	PIDS+=($!)
 	PID[$host]=$!
 }
-
-dead() { [ ! -e "/proc/$1" ] || grep -q '^State:.*Z' "/proc/$1/status"; }
 
 boot() { # HOST: umig run vm, until the guest is ready
 	launch "$1" run vm
@@ -192,7 +203,11 @@ memory_is_private() { # PID
 inheritable() {
 	local fd flags
 	for fd in "/proc/$1/fd"/*; do
-		case $(readlink "$fd") in *memfd:* | */dev/shm/umig-* | *hugepages*) ;; *) continue ;; esac
+		case $(readlink "$fd") in
+		"$T"/*) continue ;; # what the test itself has opened
+		*memfd:* | */dev/shm/umig-* | *hugepages*) ;;
+		*) continue ;;
+		esac
 		flags=$(awk '$1 == "flags:" { print $2 }' "/proc/$1/fdinfo/${fd##*/}")
 		(((8#$flags & 8#2000000) != 0)) || echo "fd ${fd##*/} is $(readlink "$fd")"
 	done

@@ -69,21 +69,6 @@ used_up() { # what was loaded into must never run
 
 # ---- disks and networks ----------------------------------------------------------------------------------------------
 
-qcow2() { # FILE MIB: made by QEMU itself
-	: >"$1"
-	"$UMIG_QEMU" -machine none -nodefaults -display none -qmp "unix:$T/maker.qmp,server=on,wait=off" \
-		-blockdev "driver=file,node-name=f,filename=$1" 2>"$T/maker.err" &
-	PIDS+=($!)
-	wait_for 20 test -S "$T/maker.qmp"
-	qmp maker blockdev-create \
-		"{\"job-id\": \"j\", \"options\": {\"driver\": \"qcow2\", \"file\": \"f\", \"size\": $(($2 << 20))}}" >/dev/null
-	wait_for 20 job_is_done || fail "no qcow2: $(qmp maker query-jobs)"
-	qmp maker quit >/dev/null
-	wait "${PIDS[-1]}"
-	[ "$(head -c 3 "$1")" = QFI ] || fail "no qcow2"
-}
-job_is_done() { qmp maker query-jobs | jq -e '.[0].status == "concluded" and (.[0] | has("error") | not)'; }
-
 # Two hosts and a client, on one switch: namespaces $NET-a, $NET-b, $NET-c. Each host has a bridge with a tap in it.
 make_network() {
 	local h n=11
@@ -126,7 +111,7 @@ migrates_by_itself() { # HOST
 	qmp "$1" stop >/dev/null # else it may never end
 	qmp "$1" migrate "{\"uri\": \"exec:$T/helper\"}" >/dev/null || fail "QEMU does not start a helper"
 	wait_for 30 has "$T/helper.bytes" || fail "QEMU does not migrate by itself: $(qmp "$1" query-migrate)"
-	! grep -E -- '-> /(memfd:|dev/shm/)' "$T/helper.fds" || fail "a helper of QEMU has the VM's memory open"
+	! grep -vF -- "-> $T/" "$T/helper.fds" | grep -E -- '-> /(memfd:|dev/shm/)' || fail "a helper of QEMU has the VM's memory open"
 	bytes=$(cat "$T/helper.bytes")
 	[ "$bytes" -gt $((40 << 20)) ] || fail "QEMU's own migration leaves memory out: $bytes bytes"
 	wait_for 10 has_status "$1" postmigrate || fail "QEMU is $(qmp_status "$1")"
@@ -251,15 +236,16 @@ helper) # what QEMU starts has not the guest's memory; a later migration of its 
 	works b
 	;;
 disk) # a qcow2 that both have, and that QEMU locks
-	qcow2 "$T/disk.qcow2" 96
-	linux "$BUSY umig.disk=1" -m 192M -drive "file=$T/disk.qcow2,format=qcow2,if=none,id=d,cache=none" \
+	make_disk_folder
+	make_qcow2 "$DISK/disk.qcow2" 96
+	linux "$BUSY umig.disk=1" -m 192M -drive "file=$DISK/disk.qcow2,format=qcow2,if=none,id=d,cache=none" \
 		-device virtio-blk-pci,drive=d
 	there
 	[ "$(answer ' disk=([0-9]+)')" -gt 100 ] || fail "the disk was not worked on: $ANSWER"
 	qmp b quit >/dev/null
 	wait "${PID[b]}"
 	if command -v qemu-img >/dev/null; then
-		qemu-img check "$T/disk.qcow2" >"$T/img.err" 2>&1 || fail "the image is damaged: $(cat "$T/img.err")"
+		qemu-img check "$DISK/disk.qcow2" >"$T/img.err" 2>&1 || fail "the image is damaged: $(cat "$T/img.err")"
 	fi
 	;;
 network) # a TCP stream into the guest goes on
@@ -368,14 +354,15 @@ not-shared)
 	cannot_run 'memory m cannot be shared: it is a memory-backend-epc'
 	;;
 on-a-disk)
-	[ "$(stat -fc %T "$T")" != tmpfs ] || skip "$T is on tmpfs"
-	machine -m 64M -object "memory-backend-file,id=m,size=64M,share=on,mem-path=$T" -machine memory-backend=m
-	cannot_run "memory m: $T is neither on tmpfs nor on hugetlbfs"
-	machine -m 64M -object "memory-backend-file,id=m,size=64M,share=on,mem-path=$T/ram" -machine memory-backend=m
-	cannot_run "memory m: $T/ram is neither on tmpfs nor on hugetlbfs"
-	[ ! -e "$T/ram" ] || fail "a file is left"
-	machine -m 64M -mem-path "$T"
-	cannot_run "$T is neither on tmpfs nor on hugetlbfs"
+	make_disk_folder
+	[ "$(stat -fc %T "$DISK")" != tmpfs ] || skip "$DISK is on tmpfs"
+	machine -m 64M -object "memory-backend-file,id=m,size=64M,share=on,mem-path=$DISK" -machine memory-backend=m
+	cannot_run "memory m: $DISK is neither on tmpfs nor on hugetlbfs"
+	machine -m 64M -object "memory-backend-file,id=m,size=64M,share=on,mem-path=$DISK/ram" -machine memory-backend=m
+	cannot_run "memory m: $DISK/ram is neither on tmpfs nor on hugetlbfs"
+	[ ! -e "$DISK/ram" ] || fail "a file is left"
+	machine -m 64M -mem-path "$DISK"
+	cannot_run "$DISK is neither on tmpfs nor on hugetlbfs"
 	;;
 incoming)
 	for word in -incoming --incoming; do
