@@ -81,7 +81,7 @@ moved() { jq -e ".migration$1" "$T/$FROM/vm/state.json"; }
 gone() {
 	local pid
 	wait_for 10 no_keepers || fail "processes are left: $(keepers)"
-	for pid in "${PIDS[@]}"; do kill -9 "$pid"; done 2>/dev/null
+	end_children
 	for pid in "${PIDS[@]}"; do wait "$pid"; done 2>/dev/null
 	PIDS=()
 	rm -rf "${T:?}/$FROM" "${T:?}/$TO"

@@ -97,8 +97,8 @@ static int say(const struct wish *w, bool outgoing)
 int cli_recover(int argc, char **argv)
 {
 	static struct ctl c;
+	struct move_state s = { 0 };
 	struct err e = ERR_INIT;
-	struct move_state s;
 	struct vm_record vm;
 	struct wish w;
 	int rc = parse(&w, argc, argv);

@@ -52,6 +52,7 @@ static void count(const char *what, double n, const char *note)
 /* What broke on the way and was mended: nothing of it is a loss. */
 static void mended(const json_t *status, const json_t *there)
 {
+	count("source replaced", progress_number(status, "takeovers"), "times");
 	count("link made again", progress_number(status, "resumed"), "times");
 	count("bad checksums",
 	      progress_number(status, "checksum-failures") +

@@ -206,7 +206,7 @@ int dest_accept_joins(struct dest *d, struct err *e)
 			return rc;
 		if (dest_is_ours(d, &h) && h.role == ROLE_CONTROL && h.again) {
 			channel_fini(&c); /* it calls once more, and finds us waiting */
-			return err_set(e, EPIPE, "the link broke: the source has called again");
+			return err_set(e, EPIPE, "the source has given up this link");
 		}
 		if (dest_is_ours(d, &h)) {
 			if (h.role == ROLE_URGENT)

@@ -251,7 +251,7 @@ static int wait_control(struct dest *d, int timeout_ms, struct err *e)
 		if (p[1].revents)
 			return err_set(e, ECANCELED, "cancelled");
 		if (p[2].revents && dest_turn_away(d))
-			return err_set(e, EPIPE, "the link broke: the source has called again");
+			return err_set(e, EPIPE, "the source has given up this link");
 	}
 	return 0;
 }

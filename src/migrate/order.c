@@ -39,7 +39,6 @@ void order_add(struct order *o, uint32_t region, uint64_t first_pg, uint64_t npa
 	assert(first_pg + npages <= o->npages[region]);
 	bitmap_set_range(&o->unsent[region], first_pg, npages);
 	atomic_fetch_add(&o->left_pages, npages);
-	atomic_fetch_add(&o->data_pages, npages);
 }
 
 void order_forget(struct order *o)

@@ -30,7 +30,6 @@ struct order {
 		via_bulk[ORDER_REGIONS_MAX]; /* sent, but on a connection where it may queue */
 	struct order_options options;
 	_Atomic uint64_t left_pages;
-	_Atomic uint64_t data_pages;
 	pthread_mutex_t cursor_lock; /* Lock of the next two */
 	unsigned int cursor_region;
 	uint64_t cursor_pg;

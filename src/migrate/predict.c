@@ -45,13 +45,14 @@ static int try_link(struct source *s, struct channel *c, struct err *e)
 	}
 	if (!rc)
 		drain(c);
-	s->predicted.link_bytes_per_s = (double)sent_bytes * 1e9 / (double)(clock_ns() - t0_ns);
+	s->notes->predicted.link_bytes_per_s =
+		(double)sent_bytes * 1e9 / (double)(clock_ns() - t0_ns);
 	return rc;
 }
 
 int predict(struct source *s, struct err *e)
 {
-	struct prediction *p = &s->predicted;
+	struct prediction *p = &s->notes->predicted;
 	struct channel *c = &s->bulk[0]; /* its thread sends when the guest runs there */
 	int rc;
 
@@ -59,15 +60,15 @@ int predict(struct source *s, struct err *e)
 	rc = try_link(s, c, e);
 	c->send_timeout_ms = 0;
 	p->bytes = s->populated_bytes;
-	p->total_ns = clock_ns() - atomic_load(&s->t_start_ns) +
+	p->total_ns = clock_ns() - atomic_load(&s->notes->t_start_ns) +
 		      (uint64_t)((double)p->bytes * 1e9 / p->link_bytes_per_s);
 	return rc;
 }
 
 void predict_downtime(struct source *s)
 {
-	struct prediction *p = &s->predicted;
-	uint64_t downtime_ns = clock_ns() - atomic_load(&s->t_stop_ns) + p->rtt_ns;
+	struct prediction *p = &s->notes->predicted;
+	uint64_t downtime_ns = clock_ns() - atomic_load(&s->notes->t_stop_ns) + p->rtt_ns;
 
 	atomic_store(&p->downtime_ns, downtime_ns);
 	atomic_fetch_add(&p->total_ns, downtime_ns);

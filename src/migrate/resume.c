@@ -16,9 +16,9 @@
 #include "util/util.h"
 
 enum {
-	BACK_OFF_MS = 50,   /* between two tries */
-	TRY_MS = 150,	    /* the first takes this long at most */
-	TRIES_LONGER = 5,   /* each takes twice as long as the last, and then short ones again */
+	BACK_OFF_MS = 50,   /* behind a try that fails at once */
+	TRY_MS = 150,	    /* each takes this long at most */
+	TRIES_SHORT = 7,    /* and then one takes longer, each time twice as long */
 	LOOK_MS = 50,	    /* how often a waiting destination looks up */
 	FAREWELL_TIMES = 6, /* link timeouts, for a last word when all is over */
 };
@@ -150,13 +150,19 @@ static void begin_anew(struct source *s)
 	atomic_store(&s->ending, false);
 }
 
-/* Short at first: where a network was cut, what was sent into the hole is repeated by the kernel
- * less and less often, and a fresh try gets through as soon as anything does. */
+/* Short mostly: where a network was cut, what was sent into the hole is repeated by the kernel less
+ * and less often, and a fresh try gets through as soon as anything does. Now and then longer, for a
+ * network that has become that slow. */
 static int patience_ms(const struct source *s, unsigned int tries)
 {
-	uint64_t rtt_ms = s->predicted.rtt_ns == UINT64_MAX ? 0 : s->predicted.rtt_ns / NS_PER_MS;
+	uint64_t rtt_ms = s->notes->predicted.rtt_ns == UINT64_MAX
+				  ? 0
+				  : s->notes->predicted.rtt_ns / NS_PER_MS;
+	unsigned int longer = 0;
 
-	return (int)min_u64(max_u64(TRY_MS, 4 * rtt_ms) << tries % TRIES_LONGER,
+	if (tries % (TRIES_SHORT + 1) == TRIES_SHORT)
+		longer = (unsigned int)min_u64(1 + tries / (TRIES_SHORT + 1), 16);
+	return (int)min_u64(max_u64(TRY_MS, 4 * rtt_ms) << longer,
 			    (uint64_t)s->config.link_timeout_ms);
 }
 
@@ -173,30 +179,34 @@ int source_resume(struct source *s, bool *ret_ran, struct err *e)
 	atomic_store(&s->standing, STANDING_DOWN);
 	atomic_store(&s->resuming, true);
 	for (unsigned int tries = 0;; tries++) {
+		uint64_t try_ns;
+
 		begin_anew(s);
 		if (atomic_load(&s->standing) != STANDING_DOWN) {
 			rc = err_set(e, ESHUTDOWN, "resolved by an operator");
 			break;
 		}
 		s->patience_ms = patience_ms(s, tries);
+		try_ns = clock_ns();
 		rc = try_again(s, ret_ran, e);
 		if (!rc || (!resume_helps(e) && rc != -ECANCELED))
 			break;
 		/* When all is said the destination may go, and we need not call for ever. */
-		if (atomic_load(&s->t_end_ns) && clock_ns() > farewell_ns) {
+		if (atomic_load(&s->ended) && clock_ns() > farewell_ns) {
 			rc = err_set(e, ETIMEDOUT, "the destination has gone");
 			break;
 		}
 		if (rc != -ECANCELED) { /* else an operator, or another address */
 			note_trouble(&s->trouble, e);
-			pause_ms(&s->failure, BACK_OFF_MS);
+			if (clock_ns() - try_ns < BACK_OFF_MS * NS_PER_MS)
+				pause_ms(&s->failure, BACK_OFF_MS);
 		}
 	}
 	s->patience_ms = s->config.link_timeout_ms;
 	atomic_store(&s->resuming, false);
 	if (!rc) {
 		failure_clear(&s->trouble);
-		atomic_fetch_add(&s->resumed, 1);
+		atomic_fetch_add(&s->notes->resumed, 1);
 		s->config.hooks.note(s->config.hooks.arg, "the link is back");
 	}
 	return rc;
@@ -401,7 +411,7 @@ int dest_resume(struct dest *d, struct err *e)
 	char text[sizeof(e->msg) + 64];
 	int rc;
 
-	snprintf(text, sizeof(text), "%s; waiting for the source to call again", e->msg);
+	snprintf(text, sizeof(text), "%s; waiting for the source to call", e->msg);
 	d->config.hooks.note(d->config.hooks.arg, text);
 	note_trouble(&d->trouble, e);
 	atomic_store(&d->standing, STANDING_DOWN);

@@ -85,11 +85,11 @@ static int send_alike(struct source *s, struct channel *c, struct frame *f, bool
 	f->type = zero ? FRAME_ZERO : FRAME_PAGES;
 	f->len_bytes = zero ? 0 : f->npages * s->page_bytes[f->region];
 	if (zero) {
-		atomic_fetch_add_explicit(&s->zero_pages, f->npages, memory_order_relaxed);
+		atomic_fetch_add_explicit(&s->notes->zero_pages, f->npages, memory_order_relaxed);
 	} else {
 		sum = frame_sum(f, data);
 		atomic_fetch_add_explicit(&s->page_sum, sum, memory_order_relaxed);
-		atomic_fetch_add_explicit(&s->sent_pages, f->npages, memory_order_relaxed);
+		atomic_fetch_add_explicit(&s->notes->sent_pages, f->npages, memory_order_relaxed);
 		break_bit(s, f, data, &sum);
 	}
 	return channel_send_summed(c, f, data, sum, e);
@@ -192,9 +192,9 @@ static int serve_request(struct urgent *u, const struct frame *f, struct err *e)
 	struct order_run run;
 	int rc;
 
-	atomic_fetch_add_explicit(&s->requests, 1, memory_order_relaxed);
+	atomic_fetch_add_explicit(&s->notes->requests, 1, memory_order_relaxed);
 	order_request(&s->order, f->region, f->first_pg, f->npages, &run);
-	atomic_fetch_add_explicit(&s->urgent_pages, (uint64_t)__builtin_popcountll(run.mask),
+	atomic_fetch_add_explicit(&s->notes->urgent_pages, (uint64_t)__builtin_popcountll(run.mask),
 				  memory_order_relaxed);
 	rc = source_send_run(s, &s->urgent, run, FRAME_REQUESTED, f->cookie, u->buf, e);
 	if (u->nwindows ==
@@ -246,8 +246,8 @@ static int serve_window(struct urgent *u, struct err *e)
 		u->nwindows--;
 		return 0;
 	}
-	atomic_fetch_add_explicit(&u->s->urgent_pages, (uint64_t)__builtin_popcountll(run.mask),
-				  memory_order_relaxed);
+	atomic_fetch_add_explicit(&u->s->notes->urgent_pages,
+				  (uint64_t)__builtin_popcountll(run.mask), memory_order_relaxed);
 	return source_send_run(u->s, &u->s->urgent, run, 0, 0, u->buf, e);
 }
 

@@ -43,6 +43,7 @@ int source_init(struct source *s, const struct source_config *config, struct err
 
 	memset(s, 0, sizeof(*s));
 	s->config = *config;
+	s->notes = config->notes ? config->notes : &s->own_notes;
 	s->control.fd = s->urgent.fd = -1;
 	for (unsigned int i = 0; i < WIRE_BULK_MAX; i++)
 		s->bulk[i].fd = -1;
@@ -56,7 +57,6 @@ int source_init(struct source *s, const struct source_config *config, struct err
 	s->retry_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	s->patience_ms = config->link_timeout_ms;
 	s->suspect_ms = SUSPECT_MS;
-	s->predicted.rtt_ns = UINT64_MAX;
 	pthread_mutex_init(&s->peer_lock, NULL);
 	rc = failure_init(&s->failure);
 	if (!rc)
@@ -67,7 +67,10 @@ int source_init(struct source *s, const struct source_config *config, struct err
 	s->control_buf = source_alloc_run_buffer(s, &len);
 	if (rc < 0 || !s->control_buf || getrandom(s->session, sizeof(s->session), 0) < 0)
 		return err_set(e, ENOMEM, "no memory to keep track of the pages");
-	atomic_store(&s->t_start_ns, clock_ns());
+	if (!atomic_load(&s->notes->t_start_ns)) { /* else a predecessor's */
+		s->notes->predicted.rtt_ns = UINT64_MAX;
+		atomic_store(&s->notes->t_start_ns, clock_ns());
+	}
 	return 0;
 }
 
@@ -165,6 +168,7 @@ static int join(struct source *s, struct channel *c, uint32_t payload_max_bytes,
 	if (rc < 0)
 		return rc;
 	c->shape = (struct frame_shape){ s->config.nregions, s->npages, s->page_bytes };
+	c->total_out = &s->notes->sent_bytes;
 	hello_put(buf, h);
 	asked_ns = clock_ns();
 	rc = channel_send(c, &f, buf, e);
@@ -173,8 +177,10 @@ static int join(struct source *s, struct channel *c, uint32_t payload_max_bytes,
 	rc = channel_recv(c, CHANNEL_WAIT, s->patience_ms, &f, &payload, e);
 	if (rc < 0)
 		return rc;
-	if (!atomic_load(&s->has_predicted)) /* from then on whoever shows progress reads it */
-		s->predicted.rtt_ns = min_u64(s->predicted.rtt_ns, clock_ns() - asked_ns);
+	if (!atomic_load(
+		    &s->notes->has_predicted)) /* from then on whoever shows progress reads it */
+		s->notes->predicted.rtt_ns =
+			min_u64(s->notes->predicted.rtt_ns, clock_ns() - asked_ns);
 	rc = check_no(&f, payload, e);
 	if (!rc && f.type != FRAME_HELLO_OK)
 		rc = out_of_order(&f, "HELLO_OK", e);
@@ -280,7 +286,7 @@ int source_advise(struct source *s, struct err *e)
 		rc = s->config.hooks.record(s->config.hooks.arg, RECORD_READY, e);
 	if (!rc)
 		rc = predict(s, e);
-	atomic_store(&s->has_predicted, !rc);
+	atomic_store(&s->notes->has_predicted, !rc);
 out:
 	free(buf);
 	free(m);
@@ -294,7 +300,7 @@ int source_stop(struct source *s, struct err *e)
 
 	if (rc < 0)
 		return rc;
-	atomic_store(&s->t_stop_ns, clock_ns());
+	atomic_store(&s->notes->t_stop_ns, clock_ns());
 	s->stopped = true; /* also if it fails half-way: the roll-back must make sure */
 	return s->config.vmm->ops->set_running(s->config.vmm, false, e);
 }
@@ -320,6 +326,7 @@ static int send_extents(struct source *s, uint32_t region, uint8_t *buf, struct 
 			continue;
 		x.npages = done_pg - x.first_pg;
 		order_add(&s->order, region, x.first_pg, x.npages);
+		atomic_fetch_add(&s->notes->populated_bytes, x.npages * r->page_bytes);
 		s->break_region = region;
 		s->break_pg = done_pg - 1;
 		extent_put(buf + f.len_bytes, &x);
@@ -520,6 +527,14 @@ static int await(struct source *s, enum frame_type type, struct frame *f, const 
 	return f->type == type ? 0 : out_of_order(f, frame_type_name[type], e);
 }
 
+static void has_run(struct source *s)
+{
+	uint64_t not_yet = 0;
+
+	atomic_compare_exchange_strong(&s->notes->t_run_ns, &not_yet, clock_ns());
+	atomic_store(&s->ran, true);
+}
+
 static int send_run(struct source *s, struct err *e)
 {
 	uint64_t sent_bytes = atomic_load(&s->control.bytes_out);
@@ -543,7 +558,7 @@ static int send_run(struct source *s, struct err *e)
 		atomic_store(&s->fate, FATE_OPEN);
 	if (rc < 0)
 		return rc;
-	atomic_store(&s->t_run_ns, clock_ns());
+	has_run(s);
 	if (s->config.hooks.record(s->config.hooks.arg, RECORD_RAN, &ignored) < 0)
 		s->config.hooks.note(s->config.hooks.arg, ignored.msg);
 	return 0;
@@ -602,8 +617,8 @@ int source_postcopy(struct source *s, struct err *e)
 
 int source_end(struct source *s, struct err *e)
 {
-	struct ending m = { atomic_load(&s->page_sum), atomic_load(&s->sent_pages),
-			    atomic_load(&s->zero_pages) };
+	struct ending m = { atomic_load(&s->page_sum), atomic_load(&s->notes->sent_pages),
+			    atomic_load(&s->notes->zero_pages) };
 	uint8_t buf[ENDING_BYTES];
 	const uint8_t *payload;
 	struct err ignored;
@@ -617,11 +632,12 @@ int source_end(struct source *s, struct err *e)
 		rc = await(s, FRAME_END_OK, &f, &payload, e);
 	if (rc < 0)
 		return rc;
-	if (!atomic_load(&s->t_end_ns)) { /* from then on whoever shows progress reads figures */
-		snprintf(s->figures, sizeof(s->figures), "%.*s", (int)f.len_bytes,
+	if (!atomic_load(&s->notes->t_end_ns)) { /* then whoever shows progress reads the figures */
+		snprintf(s->notes->figures, sizeof(s->notes->figures), "%.*s", (int)f.len_bytes,
 			 (const char *)payload);
-		atomic_store(&s->t_end_ns, clock_ns());
+		atomic_store(&s->notes->t_end_ns, clock_ns());
 	}
+	atomic_store(&s->ended, true);
 	rc = s->config.hooks.record(s->config.hooks.arg, RECORD_COMPLETED, e);
 	/* It may be gone already, and what it held is not needed any more. */
 	s->config.vmm->ops->quit(s->config.vmm, &ignored);
@@ -790,24 +806,24 @@ static int mend(struct source *s, unsigned int *stage, struct err *e)
 	*stage = STAGE_POSTCOPY;
 	for (;;) {
 		if (e->num == EILSEQ)
-			atomic_fetch_add(&s->checksum_failures, 1);
+			atomic_fetch_add(&s->notes->checksum_failures, 1);
 		if (!resume_helps(e) && await_operator(s, e) == -ESHUTDOWN)
 			break;
 		rc = source_resume(s, &ran, e);
-		if (rc == -ETIMEDOUT && atomic_load(&s->t_end_ns)) {
+		if (rc == -ETIMEDOUT && atomic_load(&s->ended)) {
 			s->config.hooks.note(s->config.hooks.arg,
 					     "it is over: the destination has said so, and gone");
 			*stage = STAGE_N;
 			return s->config.hooks.record(s->config.hooks.arg, RECORD_DONE, e);
 		}
-		if (!rc && ran && !atomic_load(&s->t_run_ns))
-			atomic_store(&s->t_run_ns, clock_ns());
-		else if (!rc && !ran)
+		if (!rc && ran)
+			has_run(s);
+		else if (!rc)
 			rc = send_run(s, e);
 		if (!rc)
 			return 0;
 		/* It proved who it is, and that the VM never ran there. */
-		if (rc == -ECONNREFUSED && !atomic_load(&s->t_run_ns))
+		if (rc == -ECONNREFUSED && !atomic_load(&s->ran))
 			atomic_store(&s->fate, FATE_OPEN);
 		if (rc == -ESHUTDOWN || atomic_load(&s->fate) != FATE_COMMITTED)
 			break;
@@ -867,10 +883,10 @@ int source_run_on(struct source *s, const struct migrate_past *past, struct err 
 	s->was_running = past->was_running;
 	s->stopped = s->run_sent = true;
 	atomic_store(&s->fate, FATE_COMMITTED);
+	atomic_fetch_add(&s->notes->takeovers, 1);
 	if (past->ran)
-		atomic_store(&s->t_run_ns, clock_ns());
-	if (past->completed)
-		atomic_store(&s->t_end_ns, clock_ns());
+		has_run(s);
+	atomic_store(&s->ended, past->completed);
 	err_set(e, EPIPE, "another umig-source has taken over");
 	rc = run_stages(s, STAGE_POSTCOPY, -EPIPE, e);
 	if (rc < 0 && atomic_load(&s->fate) != FATE_COMMITTED)
@@ -908,7 +924,7 @@ int source_resolve(struct source *s, enum standing how, struct err *e)
 		return err_set(
 			e, EBUSY,
 			"the link to the destination is up: there is nothing to resolve ('umig cancel' takes a move back as long as the VM is here)");
-	if (how == STANDING_RUN_HERE && atomic_load(&s->t_run_ns))
+	if (how == STANDING_RUN_HERE && atomic_load(&s->ran))
 		return err_set(
 			e, EPERM,
 			"it has run at the destination: what it did there is not in the memory here, and it may run there still. --give-up ends it here");

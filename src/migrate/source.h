@@ -27,6 +27,20 @@ struct source_region {
 	int memfd; /* owner: the process */
 };
 
+/* What a source has done so far, for people to read. A successor goes on counting if the file in
+ * which its owner keeps it outlives the process. Times are clock_ns(); 0: not yet. */
+struct source_notes {
+	uint64_t size_bytes; /* of this struct: what another umig has noted is not read */
+	_Atomic uint64_t t_start_ns, t_stop_ns, t_run_ns, t_end_ns;
+	_Atomic uint64_t sent_bytes, sent_pages, zero_pages, urgent_pages, requests;
+	_Atomic uint64_t populated_bytes; /* as found behind the stop */
+	_Atomic uint64_t resumed, takeovers;
+	_Atomic uint64_t checksum_failures; /* noticed here; asked again on a new link */
+	_Atomic bool has_predicted;
+	struct prediction predicted;
+	char figures[2048]; /* JSON: what the destination counted; valid with t_end_ns */
+};
+
 struct source_config {
 	const char *name; /* of the VM */
 	struct uri peer;
@@ -39,6 +53,7 @@ struct source_config {
 	int link_timeout_ms; /* silence that means a broken link */
 	bool rehearsal;	     /* every stage up to RUN, and back */
 	struct migrate_hooks hooks;
+	struct source_notes *notes; /* NULL: they end with the process */
 };
 
 /* OPEN -> CANCELLED: source_cancel(). OPEN -> COMMITTED: just before RUN; back only if the
@@ -53,19 +68,18 @@ struct source {
 	_Atomic bool ending; /* all is sent: the destination may close what it does not need */
 	bool was_running;
 	bool stopped;
-	bool left_stopped;     /* the roll-back failed: an operator must look */
-	_Atomic bool resuming; /* the link is broken, the destination is called again */
-	_Atomic bool paused;   /* calling again cannot mend it: an operator is waited for */
-	_Atomic int standing;  /* enum standing */
-	_Atomic unsigned int resumed;
-	_Atomic unsigned int checksum_failures; /* noticed here; asked again on a new link */
-	struct failure trouble;			/* why the link is down, for status */
-	int retry_fd;				/* eventfd: an operator wants another try */
-	pthread_mutex_t peer_lock;		/* Lock of config.peer behind HELLO */
-	int patience_ms;			/* for a connection and its first answer */
-	unsigned int suspect_ms;		/* silence behind which a new link is tried */
-	_Atomic uint64_t turns;			/* of the urgent thread: while it turns it lives */
-	bool run_sent;				/* at least a byte of it */
+	bool left_stopped;	   /* the roll-back failed: an operator must look */
+	_Atomic bool resuming;	   /* the link is broken, the destination is called again */
+	_Atomic bool paused;	   /* calling again cannot mend it: an operator is waited for */
+	_Atomic int standing;	   /* enum standing */
+	_Atomic bool ran, ended;   /* RAN, END_OK were heard */
+	struct failure trouble;	   /* why the link is down, for status */
+	int retry_fd;		   /* eventfd: an operator wants another try */
+	pthread_mutex_t peer_lock; /* Lock of config.peer behind HELLO */
+	int patience_ms;	   /* for a connection and its first answer */
+	unsigned int suspect_ms;   /* silence behind which a new link is tried */
+	_Atomic uint64_t turns;	   /* of the urgent thread: while it turns it lives */
+	bool run_sent;		   /* at least a byte of it */
 	uint8_t session[WIRE_SESSION_BYTES];
 	uint8_t token[WIRE_SESSION_BYTES]; /* of the destination */
 	uint32_t epoch;
@@ -78,15 +92,12 @@ struct source {
 	int finish_fd;	      /* eventfd: the urgent thread sends its mark */
 	int progress_fd;      /* eventfd: a mark was sent */
 	_Atomic unsigned int marks_sent;
-	_Atomic uint64_t page_sum, sent_pages, zero_pages, urgent_pages, requests;
+	_Atomic uint64_t page_sum;
 	uint64_t populated_bytes; /* as ADVISE said */
-	struct prediction predicted;
-	_Atomic bool has_predicted;
+	struct source_notes *notes, own_notes;
 	uint32_t break_region;
 	uint64_t break_pg;
 	_Atomic bool break_done;
-	_Atomic uint64_t t_start_ns, t_stop_ns, t_run_ns, t_end_ns;
-	char figures[2048]; /* JSON: what the destination counted; valid after END */
 };
 
 /* config is copied; what it points to must outlive the source. */

@@ -12,6 +12,13 @@
 #include "util/fd.h"
 #include "util/util.h"
 
+static void count_out(struct channel *c, ssize_t n)
+{
+	atomic_fetch_add_explicit(&c->bytes_out, (uint64_t)n, memory_order_relaxed);
+	if (c->total_out)
+		atomic_fetch_add_explicit(c->total_out, (uint64_t)n, memory_order_relaxed);
+}
+
 int channel_init(struct channel *c, int fd, int abort_fd, uint32_t payload_max_bytes, struct err *e)
 {
 	size_t room = round_up_u64(2 * FRAME_HEAD_BYTES + (uint64_t)payload_max_bytes, 4096);
@@ -21,6 +28,7 @@ int channel_init(struct channel *c, int fd, int abort_fd, uint32_t payload_max_b
 	c->shape = (struct frame_shape){ 0 };
 	c->rx_bytes = c->rx_used = 0;
 	c->send_timeout_ms = 0;
+	c->total_out = NULL;
 	c->lookahead_bytes = FRAME_HEAD_BYTES;
 	atomic_store(&c->bytes_in, 0); /* one by one: whoever shows progress may look at them now */
 	atomic_store(&c->bytes_out, 0);
@@ -113,7 +121,7 @@ int channel_send_summed(struct channel *c, const struct frame *f, const void *pa
 		if (n < 0)
 			return send_failed(errno, e);
 		left -= (size_t)n;
-		atomic_fetch_add_explicit(&c->bytes_out, (uint64_t)n, memory_order_relaxed);
+		count_out(c, n);
 		while (n && (size_t)n >= msg.msg_iov->iov_len) {
 			n -= (ssize_t)msg.msg_iov->iov_len;
 			msg.msg_iov++;
@@ -136,7 +144,7 @@ ssize_t channel_try_send(struct channel *c, const uint8_t *buf, size_t len_bytes
 	} while (n < 0 && errno == EINTR);
 	if (n < 0)
 		return errno == EAGAIN ? 0 : -errno;
-	atomic_fetch_add_explicit(&c->bytes_out, (uint64_t)n, memory_order_relaxed);
+	count_out(c, n);
 	return n;
 }
 

@@ -27,7 +27,8 @@ struct channel {
 			      */
 	size_t lookahead_bytes; /* how much to read when the next header is not known yet */
 	_Atomic uint64_t bytes_in, bytes_out;
-	_Atomic uint64_t heard_ns; /* when bytes came last; at first: when it was made */
+	_Atomic uint64_t *total_out; /* counts what goes out, of several channels; NULL: none */
+	_Atomic uint64_t heard_ns;   /* when bytes came last; at first: when it was made */
 };
 
 /* Takes fd. payload_max_bytes: the largest frame it will receive. */

@@ -4,6 +4,7 @@
  *   vm.json      the VM, as its launcher made it
  *   state.json   how far its migration has gone: versioned, written by rename
  *   pages.map    what has arrived (umem/pages.h)
+ *   source.map   what has been sent (migrate/source.h): for people only
  *   ctl.sock     its keeper, while it moves
  *   vmm.sock     its VMM's control socket; umig's own
  *   log          bounded

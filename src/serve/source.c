@@ -3,12 +3,15 @@
 #include "migrate/source.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
+#include "rundir/rundir.h"
 #include "rundir/tombstone.h"
 #include "serve/serve.h"
 #include "serve/worker.h"
@@ -161,22 +164,19 @@ static void *session_body(void *arg)
 
 static json_t *ram_status(const struct source *s)
 {
-	uint64_t unit = s->page_bytes[0], total = 0, sent = atomic_load(&s->sent_pages);
-	uint64_t data = atomic_load(&s->order.data_pages), out;
+	uint64_t unit = s->page_bytes[0], total = 0, sent = atomic_load(&s->notes->sent_pages);
 
 	for (unsigned int i = 0; i < s->config.nregions; i++)
 		total += s->npages[i] * s->page_bytes[i];
-	out = atomic_load(&s->urgent.bytes_out) + atomic_load(&s->control.bytes_out);
-	for (unsigned int i = 0; i < s->config.nbulk; i++)
-		out += atomic_load(&s->bulk[i].bytes_out);
 	/* QEMU's names; "duplicate" are pages of zeros there as well. */
-	return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "total",
-			 (json_int_t)total, "transferred", (json_int_t)out, "remaining",
-			 (json_int_t)(atomic_load(&s->order.left_pages) * unit), "normal",
-			 (json_int_t)sent, "duplicate", (json_int_t)atomic_load(&s->zero_pages),
-			 "postcopy-requests", (json_int_t)atomic_load(&s->requests), "page-size",
-			 (json_int_t)unit, "populated", (json_int_t)(data * unit), "urgent-pages",
-			 (json_int_t)atomic_load(&s->urgent_pages));
+	return json_pack(
+		"{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "total", (json_int_t)total,
+		"transferred", (json_int_t)atomic_load(&s->notes->sent_bytes), "remaining",
+		(json_int_t)(atomic_load(&s->order.left_pages) * unit), "normal", (json_int_t)sent,
+		"duplicate", (json_int_t)atomic_load(&s->notes->zero_pages), "postcopy-requests",
+		(json_int_t)atomic_load(&s->notes->requests), "page-size", (json_int_t)unit,
+		"populated", (json_int_t)atomic_load(&s->notes->populated_bytes), "urgent-pages",
+		(json_int_t)atomic_load(&s->notes->urgent_pages));
 }
 
 /* In query-migrate's units: milliseconds, bytes. */
@@ -191,30 +191,31 @@ static json_t *predicted(const struct prediction *p)
 static json_t *status(struct worker *w)
 {
 	struct source *s = &((struct outgoing *)w->arg)->source;
-	uint64_t now_ns = clock_ns(), end_ns = atomic_load(&s->t_end_ns);
+	uint64_t now_ns = clock_ns(), end_ns = atomic_load(&s->notes->t_end_ns);
 	unsigned int stage = atomic_load(&s->stage);
 	bool paused = atomic_load(&s->paused), resuming = atomic_load(&s->resuming);
 	struct err trouble;
-	json_t *o = json_pack("{s:s, s:s, s:i, s:i, s:f, s:f, s:o}", "status",
-			      paused	 ? "postcopy-paused"
-			      : resuming ? "postcopy-recover"
-					 : stages[stage].status,
-			      "stage", paused || resuming ? "reconnect" : stages[stage].name,
-			      "resumed", (int)atomic_load(&s->resumed), "checksum-failures",
-			      (int)atomic_load(&s->checksum_failures), "total-time",
-			      worker_ms(atomic_load(&s->t_start_ns), end_ns ? end_ns : now_ns),
-			      "downtime",
-			      worker_ms(atomic_load(&s->t_stop_ns), atomic_load(&s->t_run_ns)),
-			      "ram", ram_status(s));
+	json_t *o = json_pack(
+		"{s:s, s:s, s:i, s:i, s:i, s:f, s:f, s:o}", "status",
+		paused	   ? "postcopy-paused"
+		: resuming ? "postcopy-recover"
+			   : stages[stage].status,
+		"stage", paused || resuming ? "reconnect" : stages[stage].name, "resumed",
+		(int)atomic_load(&s->notes->resumed), "checksum-failures",
+		(int)atomic_load(&s->notes->checksum_failures), "takeovers",
+		(int)atomic_load(&s->notes->takeovers), "total-time",
+		worker_ms(atomic_load(&s->notes->t_start_ns), end_ns ? end_ns : now_ns), "downtime",
+		worker_ms(atomic_load(&s->notes->t_stop_ns), atomic_load(&s->notes->t_run_ns)),
+		"ram", ram_status(s));
 
 	if ((paused || resuming) && failure_get(&s->trouble, &trouble)) {
 		json_object_set_new(o, "error-desc", json_string(trouble.msg));
 		json_object_set_new(o, "lost", json_boolean(trouble.num == EOWNERDEAD));
 	}
-	if (atomic_load(&s->has_predicted))
-		json_object_set_new(o, "predicted", predicted(&s->predicted));
-	if (end_ns && s->figures[0]) /* written before */
-		json_object_set_new(o, "destination", json_loads(s->figures, 0, NULL));
+	if (atomic_load(&s->notes->has_predicted))
+		json_object_set_new(o, "predicted", predicted(&s->notes->predicted));
+	if (end_ns && s->notes->figures[0]) /* written before */
+		json_object_set_new(o, "destination", json_loads(s->notes->figures, 0, NULL));
 	if (!atomic_load(&w->done))
 		return o;
 	if (s->left_stopped)
@@ -303,6 +304,36 @@ static int read_config(const struct worker *w, struct source_config *c, struct e
 	return uri_parse(&c->peer, config_text(w->config, "uri"), e);
 }
 
+/* A successor goes on counting; a new move begins at nothing. Not having them stops no move. */
+static struct source_notes *keep_notes(const struct worker *w)
+{
+	struct source_notes *notes = MAP_FAILED;
+	char path[RUNDIR_PATH_BYTES];
+	struct err e;
+	int fd;
+
+	if (rundir_path(path, w->name, "source.map", &e) < 0) {
+		log_line("%s", e.msg);
+		return NULL;
+	}
+	if (!config_bool(w->config, "go-on"))
+		unlink(path);
+	fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+	if (fd >= 0 && ftruncate(fd, sizeof(*notes)) == 0)
+		notes = mmap(NULL, sizeof(*notes), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	if (notes == MAP_FAILED)
+		log_line("%s: %s: if this process dies its figures are lost", path,
+			 strerror(errno));
+	if (fd >= 0)
+		close(fd);
+	if (notes == MAP_FAILED)
+		return NULL;
+	if (notes->size_bytes != sizeof(*notes)) /* fresh, or another umig's */
+		memset(notes, 0, sizeof(*notes));
+	notes->size_bytes = sizeof(*notes);
+	return notes;
+}
+
 int source_main(int argc, char **argv)
 {
 	struct outgoing *o = calloc(1, sizeof(*o));
@@ -318,6 +349,7 @@ int source_main(int argc, char **argv)
 		rc = read_config(&o->worker, &config, &e);
 	if (!rc) {
 		config.vmm = &o->worker.vmm;
+		config.notes = keep_notes(&o->worker);
 		config.hooks =
 			(struct migrate_hooks){ start_threads, join_threads, record, note, o };
 		rc = source_init(&o->source, &config, &e);

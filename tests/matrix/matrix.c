@@ -175,6 +175,14 @@ static void run_all(void)
 	}
 }
 
+static bool strikes(const struct cell *c, enum victim victim)
+{
+	for (unsigned int i = 0; i < c->nstrikes; i++)
+		if (c->strike[i].victim == victim)
+			return true;
+	return false;
+}
+
 /* A first strike anywhere, and others soon behind it: at any of the frames that come in any case.
  */
 static struct cell random_cell(void)
@@ -197,6 +205,13 @@ static struct cell random_cell(void)
 					       draw() % 2, hits[h].victim, hits[h].how };
 		if (!i && c.strike[i].at.type == FRAME_PAGES)
 			c.strike[i].at.nth = 1 + (unsigned int)(draw() % 12);
+	}
+	/* One holder of the source's memory must live: or nobody has it any more. */
+	for (unsigned int i = 0; i < c.nstrikes; i++) {
+		enum victim *v = &c.strike[i].victim;
+
+		if ((*v == BOTH_A || *v == KEEPER_A) && strikes(&c, VMM_A))
+			*v = SOURCE;
 	}
 	c.may_miss = true; /* a strike behind the end of it does not happen */
 	return c;

@@ -58,7 +58,8 @@ run_guest() { # NAME OPTION...
 }
 
 receive_guest() { # NAME OPTION...
-	"$umig" receive "$1" "unix:$dir/$1.sock" -- "$fake" --mem "$mem" --pace 200 "${@:2}" >"$dir/vm-$1.out" 2>&1 &
+	# The peer answers no request before it has heard RAN.
+	"$umig" receive "$1" "unix:$dir/$1.sock" -- "$fake" --mem "$mem" --aloof --pace 200 "${@:2}" >"$dir/vm-$1.out" 2>&1 &
 	receiver=$!
 	pids+=($receiver)
 	await says "vm-$1.out" "waits at" || fail "$1 does not wait"
@@ -148,7 +149,7 @@ paused() { # SENTENCE
 waits_again() { # SENTENCE
 	receive_guest b
 	play source "$what" "unix:$dir/b.sock"
-	await says run/b/log "$1; waiting for the source to call again" || fail "the log does not say: $1"
+	await says run/b/log "$1; waiting for the source to call" || fail "the log does not say: $1"
 	await says run/b/log "${1:-the link}" || fail "the log does not say why"
 	await status_says b "postcopy-paused" || fail "its status does not say it"
 	! says run/b/log "destination: completed" || fail "it says that it is complete"

@@ -24,8 +24,8 @@ skip() {
 }
 
 clean_up() {
-	local status=$? pid i
-	for pid in "${PIDS[@]}"; do kill -9 "$pid" 2>/dev/null; done
+	local status=$? i
+	end_children
 	end_umigs
 	the_kernel_is_content || status=1
 	exec 2>/dev/null
@@ -36,6 +36,14 @@ clean_up() {
 }
 trap clean_up EXIT
 trap 'exit 1' INT TERM HUP
+
+# Of PIDS those that are still ours: a pid whose process has ended may be anybody's by now.
+end_children() {
+	local pid
+	for pid in "${PIDS[@]}"; do
+		[ "$(awk '$1 == "PPid:" { print $2 }' "/proc/$pid/status")" = $$ ] && kill -9 "$pid"
+	done 2>/dev/null
+}
 
 # Keepers and workers start one another: stopped before they are killed, until none is left.
 end_umigs() {

@@ -59,6 +59,22 @@ nothing) # to recover
 	[ $? = 2 ] || fail "resolve without a decision"
 	done_well
 	;;
+source-replaced) # its figures are those of the whole move
+	slow_move
+	under_way
+	sleep 0.5
+	kill -9 "$(worker a)"
+	wait_for 10 has_word a postcopy-active || fail "the source says $(word a)"
+	on a "$UMIG" status --json vm >"$T/before"
+	sleep 0.3
+	kill -9 "$(worker a)"
+	done_well
+	jq '.migration' "$T/a/vm/state.json" >"$T/after"
+	jq -es '.[0] as $was | .[1] | .takeovers == 2 and .resumed >= 2 and .downtime > 0 and (.downtime - $was.downtime | fabs) < 0.01 and
+		."total-time" >= $was."total-time" + 300 and .ram.transferred > $was.ram.transferred and
+		.ram.populated == $was.ram.populated and .ram.populated > 0 and .predicted.bytes > 0' "$T/before" "$T/after" >"$T/holds" ||
+		fail "before: $(cat "$T/before"), after: $(cat "$T/after")"
+	;;
 by-status) # any verb that speaks of it
 	slow_move
 	under_way
