@@ -251,18 +251,22 @@ static int serve_window(struct urgent *u, struct err *e)
 	return source_send_run(u->s, &u->s->urgent, run, 0, 0, u->buf, e);
 }
 
-static int wait_for_requests(struct urgent *u, struct err *e)
+/* Or, where a window is owed, for room: what waits in the socket is in the way of what is asked for
+ * next (source_join_data() sets how much is room). */
+static int wait_for_requests(struct urgent *u, bool *ret_room, struct err *e)
 {
 	struct source *s = u->s;
-	struct pollfd p[3] = { { .fd = s->urgent.fd, .events = POLLIN },
+	short events = u->nwindows ? POLLIN | POLLOUT : POLLIN;
+	struct pollfd p[3] = { { .fd = s->urgent.fd, .events = events },
 			       { .fd = s->failure.fd, .events = POLLIN },
 			       { .fd = u->finished ? -1 : s->finish_fd, .events = POLLIN } };
 
 	if (poll(p, 3, source_beat_ms(s)) < 0 && errno != EINTR)
 		return err_set(e, errno, "wait for requests: %s", strerror(errno));
+	*ret_room = p[0].revents == POLLOUT; /* what is asked for goes first */
 	if (p[1].revents)
 		return err_set(e, ECANCELED, "cancelled");
-	if (p[2].revents && !p[0].revents) {
+	if (p[2].revents && !p[0].revents && !u->nwindows) {
 		u->finished = true;
 		return send_mark(s, &s->urgent, e);
 	}
@@ -287,15 +291,17 @@ static int keep_alive(struct urgent *u, struct err *e)
 
 static int urgent_loop(struct urgent *u, struct err *e)
 {
+	bool room = false;
 	int rc;
 
 	for (;;) {
 		rc = serve_requests(u, e);
 		if (!rc)
 			rc = keep_alive(u, e);
-		if (rc < 0)
-			return rc;
-		rc = u->nwindows ? serve_window(u, e) : wait_for_requests(u, e);
+		if (!rc)
+			rc = wait_for_requests(u, &room, e);
+		if (!rc && room && u->nwindows)
+			rc = serve_window(u, e);
 		if (rc < 0)
 			return rc;
 	}

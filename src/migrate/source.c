@@ -28,6 +28,7 @@ enum {
 	LAST_WORD_MS_COMMITTED = 50, /* its guest waits */
 	CONTROL_PAYLOAD_BYTES = 128 * 1024,
 	DEVICE_PIECE_BYTES = 256 * 1024,
+	URGENT_UNSENT_BYTES = 16 * 1024,
 	BULK_UNSENT_BYTES = 2 * 1024 * 1024, /* less starves a fast link: docs/performance.md */
 };
 
@@ -212,6 +213,8 @@ int source_join_data(struct source *s, struct hello *h, struct err *e)
 	h->role = ROLE_URGENT;
 	h->rehearsal = h->again = false; /* control has said it */
 	rc = join(s, &s->urgent, HELLO_BYTES, h, e);
+	if (!rc)
+		sock_limit_unsent(s->urgent.fd, URGENT_UNSENT_BYTES);
 	for (unsigned int i = 0; !rc && i < s->config.nbulk; i++) {
 		h->role = ROLE_BULK;
 		h->index = i;
