@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <linux/magic.h>
 #include <jansson.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -11,6 +12,7 @@
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/statfs.h>
 #include <sys/utsname.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -273,6 +275,7 @@ static void check_qemu(struct doctor *d)
 static void check_folder(struct doctor *d)
 {
 	char root[RUNDIR_PATH_BYTES];
+	struct statfs fs;
 	struct err e;
 
 	if (rundir_root(root, &e) < 0)
@@ -281,6 +284,10 @@ static void check_folder(struct doctor *d)
 		say(d, FINE, "run directory", "%s will be made", root);
 	else if (access(root, W_OK) < 0)
 		say(d, BAD, "run directory", "%s: %s", root, strerror(errno));
+	else if (statfs(root, &fs) == 0 && fs.f_type != TMPFS_MAGIC)
+		say(d, NOTE, "run directory",
+		    "%s is not a tmpfs: what is noted there while a VM moves may wait for a disk",
+		    root);
 	else
 		say(d, FINE, "run directory", "%s", root);
 }

@@ -67,8 +67,11 @@ struct cell {
 
 void cell_name(const struct cell *c, char *out, size_t room);
 
-/* Runs it in this process. Returns 0; 1 with the reason on stderr. *ret_end: how it ended, in a
- * word. */
-int cell_run(const struct cell *c, const char *umig, const char *fake, const char **ret_end);
+enum cell_verdict { CELL_HELD, CELL_FAILED, CELL_MISSED };
+
+/* Runs it in this process. CELL_FAILED: the reason is on stderr. CELL_MISSED: all went well, but a
+ * moment never came (all pages had gone another way). *ret_end: how it ended, in a word. */
+enum cell_verdict cell_run(const struct cell *c, const char *umig, const char *fake,
+			   const char **ret_end);
 
 #endif
