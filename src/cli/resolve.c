@@ -138,6 +138,17 @@ static int by_hand(const struct decision *d, const struct vm_record *vm, const s
 	return rc;
 }
 
+static int resolve_by_hand(const struct decision *d, const struct vm_record *vm,
+			   const struct err *why)
+{
+	struct err e;
+
+	if (by_hand(d, vm, why, &e) < 0)
+		return cli_fail(&e);
+	say_end(d, !vm->incoming, "the destination", NULL);
+	return EXIT_DONE;
+}
+
 static int decide(struct ctl *c, const struct decision *d, struct err *e)
 {
 	return ctl_execute(c, "x-resolve",
@@ -161,15 +172,8 @@ int cli_resolve(int argc, char **argv)
 	rc = vmfile_load(d.name, &vm, &e);
 	if (!rc)
 		rc = statefile_load(d.name, &s, &e);
-	if (rc == -EBADMSG) {
-		struct err why = e;
-
-		rc = by_hand(&d, &vm, &why, &e);
-		if (rc < 0)
-			return cli_fail(&e);
-		say_end(&d, !vm.incoming, "the destination", NULL);
-		return EXIT_DONE;
-	}
+	if (rc == -EBADMSG)
+		return resolve_by_hand(&d, &vm, &e);
 	if (!rc)
 		rc = mend_and_open(&c, d.name, &before, &e);
 	if (rc > 0 || rc == -ENOENT)

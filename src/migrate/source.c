@@ -239,6 +239,23 @@ int source_hello(struct source *s, struct err *e)
 	return rc ? rc : source_join_data(s, &h, e);
 }
 
+static void list_regions(struct source *s, struct advise *m)
+{
+	m->nregions = s->config.nregions;
+	for (unsigned int i = 0; i < m->nregions; i++) {
+		const struct source_region *r = &s->config.region[i];
+		struct stat st;
+
+		snprintf(m->region[i].name, sizeof(m->region[i].name), "%s", r->name);
+		m->region[i].size_bytes = r->npages * r->page_bytes;
+		m->region[i].page_bytes = r->page_bytes;
+		if (fstat(r->memfd, &st) == 0)
+			m->region[i].populated_bytes =
+				min_u64((uint64_t)st.st_blocks * 512, m->region[i].size_bytes);
+		s->populated_bytes += m->region[i].populated_bytes;
+	}
+}
+
 int source_advise(struct source *s, struct err *e)
 {
 	char *machine = calloc(1, VMM_MACHINE_BYTES);
@@ -265,21 +282,9 @@ int source_advise(struct source *s, struct err *e)
 		goto out;
 	}
 	s->was_running = state == VMM_RUNNING;
-	m->nregions = s->config.nregions;
 	m->machine = machine;
 	m->machine_bytes = (uint32_t)strlen(machine);
-	for (unsigned int i = 0; i < m->nregions; i++) {
-		const struct source_region *r = &s->config.region[i];
-		struct stat st;
-
-		snprintf(m->region[i].name, sizeof(m->region[i].name), "%s", r->name);
-		m->region[i].size_bytes = r->npages * r->page_bytes;
-		m->region[i].page_bytes = r->page_bytes;
-		if (fstat(r->memfd, &st) == 0)
-			m->region[i].populated_bytes =
-				min_u64((uint64_t)st.st_blocks * 512, m->region[i].size_bytes);
-		s->populated_bytes += m->region[i].populated_bytes;
-	}
+	list_regions(s, m);
 	rc = source_tell(s, FRAME_ADVISE, 0, buf, (uint32_t)advise_put(buf, m), e);
 	if (!rc)
 		rc = expect(s, FRAME_ADVISE_OK, ANSWER_TIMEOUT_MS, &f, &payload, e);

@@ -4,7 +4,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
-#include <sys/file.h>
 #include <unistd.h>
 
 #include "rundir/rundir.h"
@@ -64,8 +63,16 @@ void keeperfile_free(struct keeper_record *k)
 	k->config = NULL;
 }
 
+/* Of an open file, as flock() is, but to be looked at without being taken for a moment: whoever
+ * looks must not be in the way of a keeper that begins. */
+static struct flock whole_file(void)
+{
+	return (struct flock){ .l_type = F_WRLCK, .l_whence = SEEK_SET };
+}
+
 int keeper_lock(const char *name, int *ret_fd, struct err *e)
 {
+	struct flock lock = whole_file();
 	char path[RUNDIR_PATH_BYTES];
 	autoclose int fd = -1;
 	int rc = rundir_path(path, name, "keeper.lock", e);
@@ -75,7 +82,7 @@ int keeper_lock(const char *name, int *ret_fd, struct err *e)
 	fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
 	if (fd < 0)
 		return err_set(e, errno, "open %s: %s", path, strerror(errno));
-	if (flock(fd, LOCK_EX | LOCK_NB) < 0)
+	if (fcntl(fd, F_OFD_SETLK, &lock) < 0)
 		return err_set(e, EBUSY,
 			       "%s is already being migrated: 'umig status %s' shows how far it is",
 			       name, name);
@@ -85,6 +92,7 @@ int keeper_lock(const char *name, int *ret_fd, struct err *e)
 
 bool keeper_is_there(const char *name)
 {
+	struct flock lock = whole_file();
 	char path[RUNDIR_PATH_BYTES];
 	autoclose int fd = -1;
 	struct err e;
@@ -92,5 +100,5 @@ bool keeper_is_there(const char *name)
 	if (rundir_path(path, name, "keeper.lock", &e) < 0)
 		return false;
 	fd = open(path, O_RDONLY | O_CLOEXEC);
-	return fd >= 0 && flock(fd, LOCK_EX | LOCK_NB) < 0 && errno == EWOULDBLOCK;
+	return fd >= 0 && fcntl(fd, F_OFD_GETLK, &lock) == 0 && lock.l_type != F_UNLCK;
 }

@@ -229,6 +229,29 @@ static int check_replace(const struct keeper *k, const struct move_state *s, str
 	return 0;
 }
 
+/* Of a VMM that lives, or of keeper and worker that still do. */
+static int recover_memory(struct keeper *k, const struct move_state *s, struct err *e)
+{
+	struct err none;
+	int rc;
+
+	vmfile_find(&k->vm);
+	hold_vmm(&k->hold, &k->vm, &none);
+	rc = hold_memory(&k->hold, &k->vm, &k->record, e);
+	if (rc < 0 && keeper_vmm_died(k, 0) && (k->incoming || s->record == MOVE_COMPLETED)) {
+		hold_no_memory(&k->hold, &k->vm); /* but the other end must hear of it */
+		rc = 0;
+	}
+	if (rc < 0)
+		return err_set(
+			e, ENODATA,
+			"nobody has the memory of %s any more: its process has ended, and so have umig's",
+			k->name);
+	if (k->incoming && s->record != MOVE_BEGUN && !keeper_vmm_died(k, 0))
+		hold_uffd(&k->hold, &k->vm, k->record.remote_uffd, false, &none);
+	return 0;
+}
+
 /* Everything anew, from what is on file and what still lives. */
 static int recover(struct keeper *k, struct err *e)
 {
@@ -255,23 +278,9 @@ static int recover(struct keeper *k, struct err *e)
 		goto out;
 	if (replace)
 		predecessor_stop(&k->record);
-	vmfile_find(&k->vm);
-	hold_vmm(&k->hold, &k->vm, &none);
-	rc = hold_memory(&k->hold, &k->vm, &k->record, e);
-	if (rc < 0 && keeper_vmm_died(k, 0) && (k->incoming || s.record == MOVE_COMPLETED)) {
-		hold_no_memory(&k->hold, &k->vm); /* but the other end must hear of it */
-		rc = 0;
-	}
-	if (rc < 0) {
-		rc = err_set(
-			e, ENODATA,
-			"nobody has the memory of %s any more: its process has ended, and so have umig's",
-			k->name);
-		goto out;
-	}
-	if (k->incoming && s.record != MOVE_BEGUN && !keeper_vmm_died(k, 0))
-		hold_uffd(&k->hold, &k->vm, k->record.remote_uffd, false, &none);
-	rc = predecessor_end(&k->record, e);
+	rc = recover_memory(k, &s, e);
+	if (!rc)
+		rc = predecessor_end(&k->record, e);
 	if (!rc && replace)
 		rc = lock_soon(k, e);
 	if (!rc && k->incoming)

@@ -79,6 +79,17 @@ static int lock(struct page_file *f, struct err *e)
 		       errno == EWOULDBLOCK ? "another pager has it" : strerror(errno));
 }
 
+static int remove_old(const char *path, struct err *e)
+{
+	struct page_file old = { .fd = open(path, O_RDWR | O_CLOEXEC) };
+	int rc = old.fd < 0 ? 0 : lock(&old, e);
+
+	if (!rc && unlink(path) < 0 && errno != ENOENT)
+		rc = err_set(e, errno, "replace it: %s", strerror(errno));
+	fd_close(&old.fd);
+	return rc ? err_ctx(e, "%s", path) : 0;
+}
+
 int page_file_create(struct page_file *f, const char *path,
 		     const uint8_t session[PAGE_SESSION_BYTES], const uint64_t *npages,
 		     unsigned int nregions, struct err *e)
@@ -92,8 +103,9 @@ int page_file_create(struct page_file *f, const char *path,
 	memcpy(head.npages, npages, nregions * sizeof(*npages));
 
 	*f = (struct page_file){ .fd = -1 };
-	if (unlink(path) < 0 && errno != ENOENT)
-		return err_set(e, errno, "%s: replace it: %s", path, strerror(errno));
+	rc = remove_old(path, e);
+	if (rc < 0)
+		return rc;
 	f->fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
 	if (f->fd < 0)
 		return err_set(e, errno, "%s: create it: %s", path, strerror(errno));

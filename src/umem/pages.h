@@ -16,11 +16,11 @@
 
 /* Life of one page at the destination: two bits, shared with our successor.
  *
- *   nothing -> CLAIMED            page_claim(): whoever wins places the page; losers drop their
- * data CLAIMED -> CLAIMED|ARRIVED    page_arrived(): after COPY said so CLAIMED -> nothing
- * page_unclaim(): COPY failed for good, or at takeover; asked again any     -> CLAIMED|ARRIVED
- * page_removed(): the guest gave the page up; reads as zeros from now on any     -> nothing
- * page_file_reset(): DISCARD, before the guest runs here
+ * - nothing -> CLAIMED: page_claim(). Whoever wins places the page; losers drop their data
+ * - CLAIMED -> CLAIMED|ARRIVED: page_arrived(), when COPY has said so
+ * - CLAIMED -> nothing: page_unclaim(). COPY failed for good, or a takeover; asked for again
+ * - any -> CLAIMED|ARRIVED: page_removed(). The guest gave it up; reads as zeros from now on
+ * - any -> nothing: page_file_reset(). DISCARD, before the guest runs here
  *
  * CLAIMED|ARRIVED is final while the guest runs here. If it is then absent in the kernel, the guest
  * has given it back: a fault gets zeros and never the network.

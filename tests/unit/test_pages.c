@@ -357,6 +357,45 @@ static void a_successor_finds_the_bits(void **state)
 	page_file_close(&f);
 }
 
+static void a_successor_finds_the_notes(void **state)
+{
+	static const uint8_t zeros[PAGE_NOTES_BYTES];
+	uint8_t noted[PAGE_NOTES_BYTES];
+	struct page_file f;
+
+	(void)state;
+	create(&f, sizes, NSIZES);
+	assert_memory_equal(f.notes, zeros, PAGE_NOTES_BYTES);
+	for (int i = 0; i < PAGE_NOTES_BYTES; i++)
+		noted[i] = (uint8_t)(i * 7 + 1);
+	memcpy(f.notes, noted, sizeof(noted));
+	page_set_data(&f.map[0], 0, 1); /* and neither lies in the other */
+	page_file_close(&f);
+	assert_int_equal(reopen(&f, session, sizes, NSIZES), 0);
+	assert_memory_equal(f.notes, noted, PAGE_NOTES_BYTES);
+	assert_int_equal(page_file_reset(&f), 0);
+	assert_memory_equal(f.notes, noted, PAGE_NOTES_BYTES);
+	page_file_close(&f);
+	create(&f, sizes, NSIZES);
+	assert_memory_equal(f.notes, zeros, PAGE_NOTES_BYTES);
+	page_file_close(&f);
+}
+
+/* Two pagers that place pages of one VM would each believe the other's bits. */
+static void there_is_one_pager(void **state)
+{
+	struct page_file f, g;
+	struct err e = ERR_INIT;
+
+	(void)state;
+	create(&f, sizes, NSIZES);
+	assert_int_equal(reopen(&g, session, sizes, NSIZES), -EBUSY);
+	assert_int_equal(page_file_create(&g, path, session, sizes, NSIZES, &e), -EBUSY);
+	page_file_close(&f);
+	assert_int_equal(reopen(&g, session, sizes, NSIZES), 0);
+	page_file_close(&g);
+}
+
 static void refuses_files_of_others(void **state)
 {
 	uint8_t other[PAGE_SESSION_BYTES];
@@ -510,6 +549,8 @@ int main(void)
 		cmocka_unit_test(next_word_ends_with_the_region),
 		cmocka_unit_test(removed_touches_only_its_range),
 		cmocka_unit_test(a_successor_finds_the_bits),
+		cmocka_unit_test(a_successor_finds_the_notes),
+		cmocka_unit_test(there_is_one_pager),
 		cmocka_unit_test(refuses_files_of_others),
 		cmocka_unit_test(refuses_files_that_are_something_else),
 		cmocka_unit_test(refuses_files_cut_short),
