@@ -118,7 +118,7 @@ static int try_again(struct source *s, bool *ret_ran, struct err *e)
 	rc = source_join(s, &s->control, &h, e);
 	if (rc < 0)
 		return not_there(e);
-	s->epoch++;
+	atomic_fetch_add(&s->epoch, 1);
 	rc = source_tell(s, FRAME_RESUME, 0, NULL, 0, e);
 	if (!rc || e->num == EPIPE) /* it may have refused and gone before it read RESUME */
 		rc = hear_missing(s, ret_ran, e);

@@ -138,7 +138,7 @@ int source_send_run(struct source *s, struct channel *c, struct order_run run, u
 			uint32_t n = (uint32_t)min_u64(len, most);
 			struct frame f = { .flags = flags,
 					   .region = run.region,
-					   .epoch = s->epoch,
+					   .epoch = atomic_load(&s->epoch),
 					   .first_pg = run.first_pg + at,
 					   .npages = n,
 					   .cookie = cookie };
@@ -157,7 +157,7 @@ int source_send_run(struct source *s, struct channel *c, struct order_run run, u
 
 static int send_mark(struct source *s, struct channel *c, struct err *e)
 {
-	struct frame f = { .type = FRAME_MARK, .epoch = s->epoch };
+	struct frame f = { .type = FRAME_MARK, .epoch = atomic_load(&s->epoch) };
 	int rc = channel_send(c, &f, NULL, e);
 
 	if (rc < 0)
@@ -276,7 +276,7 @@ static int wait_for_requests(struct urgent *u, bool *ret_room, struct err *e)
 /* Says that we are here, and hears whether the destination is: also while it needs nothing. */
 static int keep_alive(struct urgent *u, struct err *e)
 {
-	struct frame alive = { .type = FRAME_ALIVE, .epoch = u->s->epoch };
+	struct frame alive = { .type = FRAME_ALIVE, .epoch = atomic_load(&u->s->epoch) };
 	uint64_t now_ns = clock_ns();
 
 	atomic_fetch_add(&u->s->turns, 1);

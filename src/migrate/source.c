@@ -134,9 +134,10 @@ static int expect(struct source *s, enum frame_type type, int timeout_ms, struct
 int source_tell(struct source *s, enum frame_type type, uint16_t flags, const void *payload,
 		uint32_t len_bytes, struct err *e)
 {
-	struct frame f = {
-		.type = type, .flags = flags, .epoch = s->epoch, .len_bytes = len_bytes
-	};
+	struct frame f = { .type = type,
+			   .flags = flags,
+			   .epoch = atomic_load(&s->epoch),
+			   .len_bytes = len_bytes };
 
 	return channel_send(&s->control, &f, payload, e);
 }
@@ -193,8 +194,9 @@ static int join(struct source *s, struct channel *c, uint32_t payload_max_bytes,
 	if (rc < 0)
 		return rc;
 	memcpy(h->token, answer.token, sizeof(h->token));
-	if (h->again && f.epoch > s->epoch) /* a predecessor of ours may have opened later ones */
-		s->epoch = f.epoch;
+	if (h->again &&
+	    f.epoch > atomic_load(&s->epoch)) /* a predecessor of ours may have opened later ones */
+		atomic_store(&s->epoch, f.epoch);
 	return 0;
 }
 
@@ -318,7 +320,9 @@ static int send_extents(struct source *s, uint32_t region, uint8_t *buf, struct 
 {
 	const struct source_region *r = &s->config.region[region];
 	off_t end = (off_t)(r->npages * r->page_bytes), from, to = 0;
-	struct frame f = { .type = FRAME_EXTENTS, .region = region, .epoch = s->epoch };
+	struct frame f = { .type = FRAME_EXTENTS,
+			   .region = region,
+			   .epoch = atomic_load(&s->epoch) };
 	uint64_t done_pg = 0;
 	int rc = 0;
 
@@ -383,7 +387,7 @@ int source_discard(struct source *s, struct err *e)
 
 	if (!buf)
 		return err_set(e, ENOMEM, "no memory for a list of extents");
-	s->epoch++;
+	atomic_fetch_add(&s->epoch, 1);
 	for (uint32_t i = 0; !rc && i < s->config.nregions; i++)
 		rc = send_extents(s, i, buf, e);
 	free(buf);

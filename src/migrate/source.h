@@ -82,7 +82,7 @@ struct source {
 	bool run_sent;		   /* at least a byte of it */
 	uint8_t session[WIRE_SESSION_BYTES];
 	uint8_t token[WIRE_SESSION_BYTES]; /* of the destination */
-	uint32_t epoch;
+	_Atomic uint32_t epoch;
 	struct channel control, urgent, bulk[WIRE_BULK_MAX];
 	uint64_t npages[WIRE_REGIONS_MAX]; /* the shape, for frame_get() */
 	uint32_t page_bytes[WIRE_REGIONS_MAX];

@@ -301,6 +301,7 @@ refused-later) # a receiver that must still say no does not stand in the way of 
 	done_well
 	;;
 stall | kill | poison) # --on-loss
+	export TSAN_OPTIONS=${TSAN_OPTIONS:+$TSAN_OPTIONS:}handle_sigbus=0 ASAN_OPTIONS=${ASAN_OPTIONS:+$ASAN_OPTIONS:}handle_sigbus=0
 	start a vm --mem 16M --work 12M --threads 2 --pattern sequential --pace 1000
 	LOSS="--on-loss $1"
 	[ "$1" = stall ] || LOSS=$LOSS:1
