@@ -155,7 +155,8 @@ break-page | break-bit) # a broken move is noticed, by the end at the latest
 	*bit) says "$T/move.err" 'MEMORY IS DAMAGED' ;;
 	esac
 	says "$T/move.err" 'was given to .*, and its move has not ended: .*MEMORY IS'
-	[ "$(on b "$UMIG" status --json vm | jq -r .status)" = postcopy-paused ] || fail "the destination says $(on b "$UMIG" status --json vm)"
+	is_paused() { [ "$(on b "$UMIG" status --json vm | jq -r .status)" = postcopy-paused ]; }
+	wait_for 5 is_paused || fail "the destination says $(on b "$UMIG" status --json vm)"
 	[ "$(state a vm)" = paused ] || fail "the source's VM is $(state a vm)"
 	move a -p vm "unix:$T/other" && fail "it was moved twice"
 	says "$T/move.err" 'vm is already being migrated'
