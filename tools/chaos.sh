@@ -9,8 +9,8 @@ HERE=0
 
 # What is asked for does not queue behind what is pushed.
 slow_link() {
-	local host
-	LINK_BIT=$(($(bytes_of "$WORK") * 8 / MOVE_S))
+	local host linux_bytes=$((100 << 20))
+	LINK_BIT=$((($(bytes_of "$WORK") + linux_bytes) * 8 / MOVE_S))
 	for host in a b; do
 		on $host tc qdisc add dev umig0 root handle 1: tbf rate $LINK_BIT burst 64k latency 20ms || return
 		on $host tc qdisc add dev umig0 parent 1: fq_codel || echo "no fq_codel: one queue for all" >&2
@@ -62,7 +62,7 @@ strike() { # WHAT COMMAND...: strikes, and waits until the move goes on
 	from=$("$GUEST/stamp")
 	at_ms=$(((from - T0) / 1000000))
 	"$@" >>"$LOG" 2>&1 || die "$what: what should mend it failed" "$LOG" "$T/a/$VM/log" "$T/b/$VM/log"
-	wait_for 30 goes_on || die "$what: the move does not go on" "$T/a/$VM/log" "$T/b/$VM/log"
+	wait_for 60 goes_on || die "$what: the move does not go on" "$T/a/$VM/log" "$T/b/$VM/log"
 	wait_for 1 false # what it leaves behind belongs to it
 	silent=$(silence_ms "$from" "$("$GUEST/stamp")")
 	STRUCK=$((STRUCK + 1))
@@ -98,7 +98,7 @@ upgrade_both() {
 # As move() of tools/demo: its exit status, and STATUS.
 chaotic_move() {
 	on a "$UMIG" migrate -p --detach --insecure "$VM" "tcp:$ADDR_B:$PORT" </dev/null >"$T/move.out" 2>"$T/move.err" 9>&- || return
-	wait_for 20 runs_on_b || die "it does not get to B" "$T/a/$VM/log" "$T/b/$VM/log"
+	wait_for 60 runs_on_b || die "it does not get to B" "$T/a/$VM/log" "$T/b/$VM/log"
 	wait_for 1 false
 	command_line A "umig migrate -p --insecure $VM tcp:$ADDR_B:$PORT"
 	detail "$DIM$(printf '%9s  %5s  %-44s %11s' after here struck silence)$OFF"

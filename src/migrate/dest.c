@@ -17,6 +17,7 @@
 #include "migrate/room.h"
 #include "umem/requests.h"
 #include "util/clock.h"
+#include "util/mask.h"
 #include "util/fd.h"
 #include "util/util.h"
 
@@ -268,9 +269,9 @@ static int check_cancel(const struct frame *f, const uint8_t *payload, struct er
 
 static int hear(struct dest *d, struct frame *f, const uint8_t **payload, struct err *e)
 {
-	int timeout_ms = atomic_load(&d->given)	     ? -1
-			 : atomic_load(&d->resuming) ? d->config.link_timeout_ms
-						     : BEFORE_RUN_TIMEOUT_MS;
+	int timeout_ms = atomic_load(&d->given) || d->passing ? -1
+			 : atomic_load(&d->resuming)	      ? d->config.link_timeout_ms
+							      : BEFORE_RUN_TIMEOUT_MS;
 	int rc;
 
 	do {
@@ -414,6 +415,7 @@ int dest_advise(struct dest *d, struct err *e)
 	rc = dest_expect(d, FRAME_ADVISE, &f, &payload, e);
 	if (!rc)
 		rc = advise_get(m, payload, f.len_bytes, e);
+	d->passes = !rc && f.flags & FRAME_PASSES;
 	if (!rc)
 		rc = check_memory(d, m, e);
 	if (!rc)
@@ -422,7 +424,131 @@ int dest_advise(struct dest *d, struct err *e)
 	return rc ? rc : tell(d, FRAME_ADVISE_OK, NULL, e);
 }
 
-/* --- DISCARD --- */
+/* What the bulk connections have brought. */
+static uint64_t bulk_bytes(const struct dest *d)
+{
+	uint64_t sum = 0;
+
+	for (unsigned int i = 0; i < d->nbulk; i++)
+		sum += atomic_load(&d->bulk[i].bytes_in);
+	return sum;
+}
+
+/* END says that all marks are sent: so they come, or their connection is broken. */
+static int wait_marks(struct dest *d, unsigned int n, struct err *e)
+{
+	uint64_t moved_ns = clock_ns(), bytes = 0, count;
+
+	while (atomic_load(&d->marks) < n) {
+		uint64_t now = bulk_bytes(d);
+		int rc = fd_wait(d->marks_fd, POLLIN, d->failure.fd, dest_beat_ms(d));
+
+		if (rc == -ECANCELED)
+			return err_set(e, ECANCELED, "cancelled");
+		if (rc == -ETIMEDOUT && (rc = beat(d, e)) < 0)
+			return rc;
+		if (now != bytes)
+			moved_ns = clock_ns();
+		else if (clock_ns() - moved_ns > (uint64_t)d->config.link_timeout_ms * NS_PER_MS)
+			return err_set(e, ETIMEDOUT,
+				       "the link broke: a connection for pages stands still");
+		bytes = now;
+		if (read(d->marks_fd, &count, sizeof(count)) < 0)
+			continue;
+	}
+	return 0;
+}
+
+/* --- PRECOPY, DISCARD --- */
+
+/* Nothing of an epoch before is taken from here on; its sum and its marks begin at nothing. */
+static int open_epoch(struct dest *d, const struct frame *f, struct err *e)
+{
+	if (f->epoch <= atomic_load(&d->epoch))
+		return err_set(e, EPROTO, "%s opens epoch %u, which is over",
+			       frame_type_name[f->type], f->epoch);
+	atomic_store(&d->marks, 0);
+	atomic_store(&d->page_sum, 0);
+	atomic_store(&d->epoch, f->epoch);
+	return 0;
+}
+
+/* Until all of it is here. */
+static int take_pass(struct dest *d, struct err *e)
+{
+	const uint8_t *payload;
+	struct ending m;
+	struct frame f;
+	int rc = dest_expect(d, FRAME_PASS_END, &f, &payload, e);
+
+	if (!rc)
+		rc = ending_get(&m, payload, f.len_bytes, e);
+	if (!rc)
+		rc = wait_marks(d, d->nbulk, e);
+	if (!rc && m.page_sum != atomic_load(&d->page_sum))
+		rc = err_set(
+			e, EBADMSG,
+			"memory was damaged on its way: what was placed is not what was sent (sums %016llx and %016llx)",
+			(unsigned long long)atomic_load(&d->page_sum),
+			(unsigned long long)m.page_sum);
+	return rc ? rc : tell(d, FRAME_PASS_OK, NULL, e);
+}
+
+int dest_precopy(struct dest *d, struct err *e)
+{
+	const uint8_t *payload;
+	struct frame f;
+	int rc = 0;
+
+	if (!d->passes)
+		return 0;
+	d->passing = true;
+	while (!rc && !(rc = dest_expect(d, FRAME_PASS, &f, &payload, e)) &&
+	       !(f.flags & FRAME_LAST)) {
+		rc = open_epoch(d, &f, e);
+		if (!rc)
+			rc = tell(d, FRAME_PASS_OK, NULL, e);
+		if (!rc)
+			rc = take_pass(d, e);
+	}
+	d->passing = false;
+	return rc ? rc : tell(d, FRAME_PASS_OK, NULL, e);
+}
+
+/* Returns how many of them the source has. */
+static uint64_t forget_pages(struct page_map *m, const struct extent *x)
+{
+	uint64_t have = 0;
+
+	for (uint64_t n = 0; n < x->npages; n += 64) {
+		uint64_t mask = mask_of(min_u64(x->npages - n, 64));
+
+		page_forget(m, x->first_pg + n, mask);
+		have += (uint64_t)__builtin_popcountll(
+			page_test(m, PAGE_DATA, x->first_pg + n, mask));
+	}
+	return have;
+}
+
+/* What has not arrived must be what the source said it would send again: while it still has the VM.
+ */
+static int check_passes(struct dest *d, struct err *e)
+{
+	uint64_t missing = 0;
+
+	for (unsigned int i = 0; i < d->umem.nregions; i++) {
+		struct page_tally t;
+
+		page_tally(d->umem.region[i].pages, &t);
+		missing += t.missing;
+	}
+	if (missing <= d->stale_pages) /* some have been asked for, and have come, already */
+		return 0;
+	return err_set(e, EBADMSG,
+		       "memory is not complete: %llu page%s of the passes never arrived",
+		       (unsigned long long)(missing - d->stale_pages),
+		       missing - d->stale_pages == 1 ? "" : "s");
+}
 
 static int note_extents(struct dest *d, const struct frame *f, const uint8_t *payload,
 			struct err *e)
@@ -438,12 +564,16 @@ static int note_extents(struct dest *d, const struct frame *f, const uint8_t *pa
 
 		if (rc < 0)
 			return rc;
-		page_set_data(d->umem.region[f->region].pages, x.first_pg, x.npages);
+		if (f->flags & FRAME_STALE)
+			d->stale_pages += forget_pages(d->umem.region[f->region].pages, &x);
+		else
+			page_set_data(d->umem.region[f->region].pages, x.first_pg, x.npages);
 	}
 	return 0;
 }
 
-/* Under discard_lock: whatever was answered with zeros since HELLO is emptied again. */
+/* Under discard_lock: whatever was answered with zeros since HELLO, or came in a pass and is not
+ * right any more, is emptied. */
 static int empty_all(void *arg)
 {
 	struct dest *d = arg;
@@ -451,7 +581,8 @@ static int empty_all(void *arg)
 
 	for (unsigned int i = 0; i < d->umem.nregions; i++) {
 		uint64_t left;
-		int rc = region_punch(&d->umem.region[i], &left, &e);
+		int rc = d->passes ? region_discard_rest(&d->umem.region[i])
+				   : region_punch(&d->umem.region[i], &left, &e);
 
 		if (rc < 0)
 			return rc;
@@ -475,11 +606,10 @@ static int make_zero(struct dest *d, const struct region *r, uint64_t pg, struct
 static int list_stuck(struct dest *d, struct region *r, uint8_t *buf, struct frame *f,
 		      uint64_t *ret_stuck_pages, struct err *e)
 {
-	for (uint64_t pg = 0; (pg = region_next_present(r, pg)) < r->npages; pg++) {
+	/* Those that are claimed the VMM has touched just now: the fault thread has them. */
+	for (uint64_t pg = 0; (pg = region_next_without(r, PAGE_CLAIMED, pg)) < r->npages; pg++) {
 		struct extent x = { pg, 1 };
 
-		if (page_test(r->pages, PAGE_CLAIMED, pg, 1))
-			continue; /* the VMM has touched it just now: the fault thread has it */
 		++*ret_stuck_pages;
 		if (!page_test(r->pages, PAGE_DATA, pg, 1)) {
 			int rc = make_zero(d, r, pg, e);
@@ -503,7 +633,7 @@ static int list_stuck(struct dest *d, struct region *r, uint8_t *buf, struct fra
  * may be overwritten any more once the guest runs. */
 static int verify_none_stuck(struct dest *d, const struct region *r, struct err *e)
 {
-	for (uint64_t pg = 0; (pg = region_next_present(r, pg)) < r->npages; pg++) {
+	for (uint64_t pg = 0; (pg = region_next_without(r, PAGE_ARRIVED, pg)) < r->npages; pg++) {
 		for (unsigned int ms = 0; !page_test(r->pages, PAGE_ARRIVED, pg, 1); ms++) {
 			if (failure_get(&d->failure, NULL))
 				return err_set(e, ECANCELED, "cancelled");
@@ -570,7 +700,10 @@ int dest_discard(struct dest *d, struct err *e)
 {
 	const uint8_t *payload;
 	struct frame f;
-	int rc = page_file_reset(&d->pages);
+	int rc;
+
+	d->stale_pages = 0;
+	rc = d->passes ? page_file_forget_data(&d->pages) : page_file_reset(&d->pages);
 
 	if (rc < 0)
 		return err_set(e, -rc, "clear the map of pages: %s", strerror(-rc));
@@ -583,13 +716,15 @@ int dest_discard(struct dest *d, struct err *e)
 		return rc;
 	if (f.type != FRAME_DISCARD)
 		return out_of_order(&f, "DISCARD", e);
-	if (f.epoch <= atomic_load(&d->epoch))
-		return err_set(e, EPROTO, "DISCARD opens epoch %u, which is over", f.epoch);
-	atomic_store(&d->epoch, f.epoch);
+	rc = open_epoch(d, &f, e);
+	if (rc < 0)
+		return rc;
 	rc = umem_discard(&d->umem, empty_all, d);
 	if (rc < 0)
 		return err_set(e, -rc, "empty the memory: %s", strerror(-rc));
-	rc = fetch_all_stuck(d, e);
+	rc = d->passes ? check_passes(d, e) : 0;
+	if (!rc)
+		rc = fetch_all_stuck(d, e);
 	return rc ? rc : tell(d, FRAME_DISCARD_OK, NULL, e);
 }
 
@@ -705,41 +840,6 @@ int dest_settle(struct dest *d, struct err *e)
 
 /* --- END --- */
 
-/* What the bulk connections have brought. */
-static uint64_t bulk_bytes(const struct dest *d)
-{
-	uint64_t sum = 0;
-
-	for (unsigned int i = 0; i < d->nbulk; i++)
-		sum += atomic_load(&d->bulk[i].bytes_in);
-	return sum;
-}
-
-/* END says that all marks are sent: so they come, or their connection is broken. */
-static int wait_marks(struct dest *d, struct err *e)
-{
-	uint64_t moved_ns = clock_ns(), bytes = 0, count;
-
-	while (atomic_load(&d->marks) < d->nbulk + 1) {
-		uint64_t now = bulk_bytes(d);
-		int rc = fd_wait(d->marks_fd, POLLIN, d->failure.fd, dest_beat_ms(d));
-
-		if (rc == -ECANCELED)
-			return err_set(e, ECANCELED, "cancelled");
-		if (rc == -ETIMEDOUT && (rc = beat(d, e)) < 0)
-			return rc;
-		if (now != bytes)
-			moved_ns = clock_ns();
-		else if (clock_ns() - moved_ns > (uint64_t)d->config.link_timeout_ms * NS_PER_MS)
-			return err_set(e, ETIMEDOUT,
-				       "the link broke: a connection for pages stands still");
-		bytes = now;
-		if (read(d->marks_fd, &count, sizeof(count)) < 0)
-			continue;
-	}
-	return 0;
-}
-
 /* Every page of every region: arrived, removed, or a hole at the source. And all as it was sent. */
 static int check_complete(struct dest *d, const struct ending *m, struct err *e)
 {
@@ -825,7 +925,7 @@ int dest_end(struct dest *d, struct err *e)
 	if (!rc)
 		rc = ending_get(&m, payload, f.len_bytes, e);
 	if (!rc)
-		rc = wait_marks(d, e);
+		rc = wait_marks(d, d->nbulk + 1, e);
 	if (!rc)
 		rc = check_complete(d, &m, e);
 	if (rc < 0)

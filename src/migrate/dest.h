@@ -79,6 +79,9 @@ struct dest {
 	bool cont_tried;	/* its VMM may have run it, whatever it says now */
 	bool cont_unheard;	/* and has not said yet whether it does */
 	bool was_running;	/* the VM, before it was stopped. Valid when given */
+	bool passes;		/* PRECOPY: the source sends while its VM runs */
+	bool passing;		/* it is doing so */
+	uint64_t stale_pages;	/* that it will send again */
 	bool memory_ready;	/* umem, pages.map and registration exist */
 	struct failure trouble; /* why the link is down, for status */
 	struct failure doom;	/* its VMM has died: nothing can be mended any more */
@@ -182,6 +185,7 @@ void dest_refuse(struct channel *c, const char *why);
 /* Stage functions, for the table. */
 int dest_hello(struct dest *d, struct err *e);
 int dest_advise(struct dest *d, struct err *e);
+int dest_precopy(struct dest *d, struct err *e);
 int dest_discard(struct dest *d, struct err *e);
 int dest_device(struct dest *d, struct err *e);
 int dest_take_over(struct dest *d, struct err *e);

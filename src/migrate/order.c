@@ -34,11 +34,22 @@ void order_fini(struct order *o)
 	o->nregions = 0;
 }
 
+static uint64_t count_unsent(const struct order *o, uint32_t region, uint64_t first_pg,
+			     uint64_t npages)
+{
+	uint64_t n = 0, end_pg = first_pg + npages;
+
+	for (uint64_t pg = first_pg; pg < end_pg; pg += 64)
+		n += (uint64_t)__builtin_popcountll(
+			bitmap_get(&o->unsent[region], pg, mask_of(min_u64(end_pg - pg, 64))));
+	return n;
+}
+
 void order_add(struct order *o, uint32_t region, uint64_t first_pg, uint64_t npages)
 {
 	assert(first_pg + npages <= o->npages[region]);
+	atomic_fetch_add(&o->left_pages, npages - count_unsent(o, region, first_pg, npages));
 	bitmap_set_range(&o->unsent[region], first_pg, npages);
-	atomic_fetch_add(&o->left_pages, npages);
 }
 
 void order_forget(struct order *o)
@@ -48,6 +59,33 @@ void order_forget(struct order *o)
 		bitmap_clear(&o->via_bulk[i]);
 	}
 	atomic_store(&o->left_pages, 0);
+}
+
+void order_settled(struct order *o)
+{
+	for (unsigned int i = 0; i < o->nregions; i++)
+		bitmap_clear(&o->via_bulk[i]);
+}
+
+bool order_next_unsent(struct order *o, uint32_t region, uint64_t *from_pg, uint64_t *ret_first_pg,
+		       uint64_t *ret_npages)
+{
+	struct bitmap *b = &o->unsent[region];
+	uint64_t pg = *from_pg < o->npages[region] ? bitmap_next(b, *from_pg) : BITMAP_NONE;
+	unsigned int n;
+
+	if (pg == BITMAP_NONE)
+		return false;
+	*ret_first_pg = pg;
+	do { /* ones from here on */
+		uint64_t zeros = ~bitmap_get(b, pg, ~0ull);
+
+		n = zeros ? (unsigned int)__builtin_ctzll(zeros) : 64;
+		pg += n;
+	} while (n == 64);
+	*ret_npages = pg - *ret_first_pg;
+	*from_pg = pg;
+	return true;
 }
 
 void order_return(struct order *o, uint32_t region, uint64_t first_pg, uint64_t npages)

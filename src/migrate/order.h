@@ -47,13 +47,21 @@ int order_init(struct order *o, unsigned int nregions, const uint64_t *npages,
 	       const struct order_options *options);
 void order_fini(struct order *o);
 
-/* These pages exist and are unsent. */
+/* These pages exist and are unsent, some of them perhaps already. Beside no sender. */
 void order_add(struct order *o, uint32_t region, uint64_t first_pg, uint64_t npages);
 
 /* Nothing is unsent any more; what has not arrived comes back. No other thread may use o. */
 void order_forget(struct order *o);
 /* These were sent and have not arrived, or were never sent. */
 void order_return(struct order *o, uint32_t region, uint64_t first_pg, uint64_t npages);
+
+/* All that was sent has arrived: nothing may still queue. Beside no sender. */
+void order_settled(struct order *o);
+
+/* The next unsent pages at or behind *from_pg; *from_pg becomes their end. False: there are none.
+ * Beside no sender. */
+bool order_next_unsent(struct order *o, uint32_t region, uint64_t *from_pg, uint64_t *ret_first_pg,
+		       uint64_t *ret_npages);
 
 /* The next run for the background, marked as sent by it. False: nothing is left. */
 bool order_background(struct order *o, struct order_run *ret_run);

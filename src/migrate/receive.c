@@ -118,6 +118,12 @@ static void give_way(int rc)
 		  NULL);
 }
 
+static int place_failed(const struct region *r, const struct frame *f, int rc, struct err *e)
+{
+	return err_set(e, -rc, "place page %llu of region %s: %s", (unsigned long long)f->first_pg,
+		       r->name, rc == -ESRCH ? "the VMM is gone" : strerror(-rc));
+}
+
 /* Places until it is settled. Only the event thread may read events; others give way to it. */
 static int place(struct dest *d, struct region *r, const struct frame *f, const void *data,
 		 bool is_fault_thread, struct err *e)
@@ -125,7 +131,13 @@ static int place(struct dest *d, struct region *r, const struct frame *f, const 
 	struct placing p;
 	int rc;
 
-	region_place_begin(&p, r, f->first_pg, f->npages, data);
+	if (!atomic_load(&d->umem.live)) {
+		rc = region_renew_begin(&p, r, f->first_pg, f->npages, data);
+		if (rc < 0)
+			return place_failed(r, f, rc, e);
+	} else {
+		region_place_begin(&p, r, f->first_pg, f->npages, data);
+	}
 	while ((rc = region_place_step(&p)) == -EAGAIN || rc == -ENOMEM) {
 		if (is_fault_thread) {
 			atomic_fetch_add(&d->turns, 1);
@@ -137,11 +149,7 @@ static int place(struct dest *d, struct region *r, const struct frame *f, const 
 			return err_set(e, ECANCELED, "cancelled");
 		}
 	}
-	if (rc < 0)
-		return err_set(e, -rc, "place page %llu of region %s: %s",
-			       (unsigned long long)f->first_pg, r->name,
-			       rc == -ESRCH ? "the VMM is gone" : strerror(-rc));
-	return 0;
+	return rc < 0 ? place_failed(r, f, rc, e) : 0;
 }
 
 /* The page holds zeros at the source: from now on it is a hole, and not allocated until it is
@@ -150,6 +158,16 @@ static void forget(struct region *r, const struct frame *f)
 {
 	page_clear_data(r->pages, f->first_pg, mask_of(f->npages));
 	region_wake(r, f->first_pg, f->npages);
+}
+
+/* In a pass: whatever it held before. */
+static int take_zero(struct dest *d, struct region *r, const struct frame *f, struct err *e)
+{
+	int rc = region_renew_zero(r, f->first_pg, f->npages);
+
+	atomic_fetch_add_explicit(&atomic_load(&d->notes)->zero_pages, f->npages,
+				  memory_order_relaxed);
+	return rc < 0 ? place_failed(r, f, rc, e) : 0;
 }
 
 int dest_take_pages(struct dest *d, const struct frame *f, const uint8_t *payload,
@@ -167,6 +185,8 @@ int dest_take_pages(struct dest *d, const struct frame *f, const uint8_t *payloa
 	}
 	if (f->type == FRAME_PAGES)
 		rc = place(d, r, f, payload, is_fault_thread, e);
+	else if (!atomic_load(&d->umem.live))
+		return take_zero(d, r, f, e);
 	else if (f->flags & FRAME_REQUESTED || !atomic_load(&d->given))
 		rc = place(d, r, f, NULL, is_fault_thread, e);
 	if (f->type == FRAME_ZERO) {

@@ -141,8 +141,10 @@ static void begin_anew(struct source *s)
 	s->config.hooks.join_threads(s->config.hooks.arg);
 	close_source(s);
 	failure_clear(&s->failure);
-	while (read(s->serve_fd, &count, sizeof(count)) > 0 ||
-	       read(s->finish_fd, &count, sizeof(count)) > 0 ||
+	for (unsigned int i = 0; i < s->config.nbulk; i++)
+		while (read(s->bulk_fd[i], &count, sizeof(count)) > 0)
+			;
+	while (read(s->finish_fd, &count, sizeof(count)) > 0 ||
 	       read(s->progress_fd, &count, sizeof(count)) > 0)
 		;
 	atomic_store(&s->marks_sent, 0);

@@ -257,13 +257,16 @@ static int wait_for_requests(struct urgent *u, bool *ret_room, struct err *e)
 {
 	struct source *s = u->s;
 	short events = u->nwindows ? POLLIN | POLLOUT : POLLIN;
-	struct pollfd p[3] = { { .fd = s->urgent.fd, .events = events },
+	struct pollfd p[4] = { { .fd = s->urgent.fd, .events = events },
 			       { .fd = s->failure.fd, .events = POLLIN },
-			       { .fd = u->finished ? -1 : s->finish_fd, .events = POLLIN } };
+			       { .fd = u->finished ? -1 : s->finish_fd, .events = POLLIN },
+			       { .fd = s->config.uffd, .events = POLLIN } };
 
-	if (poll(p, 3, source_beat_ms(s)) < 0 && errno != EINTR)
+	if (poll(p, 4, source_beat_ms(s)) < 0 && errno != EINTR)
 		return err_set(e, errno, "wait for requests: %s", strerror(errno));
 	*ret_room = p[0].revents == POLLOUT; /* what is asked for goes first */
+	if (p[3].revents & POLLIN)
+		dirty_hear(&s->dirty);
 	if (p[1].revents)
 		return err_set(e, ECANCELED, "cancelled");
 	if (p[2].revents && !p[0].revents && !u->nwindows) {
@@ -324,15 +327,13 @@ void source_urgent_thread(struct source *s)
 }
 
 /* Sends what is left. With -n there is nothing to do but to wait until all has been asked for. */
-static int bulk_loop(struct source *s, struct channel *c, uint8_t *buf, struct err *e)
+static int send_left(struct source *s, struct channel *c, uint8_t *buf, struct err *e)
 {
 	struct order_run run;
 	int rc;
 
-	rc = fd_wait(s->serve_fd, POLLIN, s->failure.fd, -1);
-	if (rc < 0)
-		return err_set(e, -rc, "cancelled");
-	while (s->order.options.no_background && atomic_load(&s->order.left_pages)) {
+	while (!atomic_load(&s->passing) && s->order.options.no_background &&
+	       atomic_load(&s->order.left_pages)) {
 		rc = fd_wait(s->failure.fd, POLLIN, -1, 20);
 		if (rc != -ETIMEDOUT)
 			return err_set(e, ECANCELED, "cancelled");
@@ -345,12 +346,29 @@ static int bulk_loop(struct source *s, struct channel *c, uint8_t *buf, struct e
 	return send_mark(s, c, e);
 }
 
+/* Each pass, and then all that is left for post-copy. */
+static int bulk_loop(struct source *s, unsigned int index, uint8_t *buf, struct err *e)
+{
+	bool again = true;
+	uint64_t count;
+	int rc = 0;
+
+	while (!rc && again) {
+		rc = fd_wait(s->bulk_fd[index], POLLIN, s->failure.fd, -1);
+		if (rc < 0 || read(s->bulk_fd[index], &count, sizeof(count)) < 0)
+			return err_set(e, ECANCELED, "cancelled");
+		again = atomic_load(&s->passing);
+		rc = send_left(s, &s->bulk[index], buf, e);
+	}
+	return rc;
+}
+
 void source_bulk_thread(struct source *s, unsigned int index)
 {
 	struct err e = ERR_INIT;
 	size_t len;
 	uint8_t *buf = source_alloc_run_buffer(s, &len);
-	int rc = buf ? bulk_loop(s, &s->bulk[index], buf, &e)
+	int rc = buf ? bulk_loop(s, index, buf, &e)
 		     : err_set(&e, ENOMEM, "no memory for a send buffer");
 
 	if (buf)

@@ -12,6 +12,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "migrate/precopy.h"
 #include "migrate/resume.h"
 #include "net/sock.h"
 #include "util/clock.h"
@@ -52,7 +53,12 @@ int source_init(struct source *s, const struct source_config *config, struct err
 		s->npages[i] = config->region[i].npages;
 		s->page_bytes[i] = config->region[i].page_bytes;
 	}
-	s->serve_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	s->device_fd = -1;
+	dirty_init(&s->dirty, config->uffd, config->pagemap_fd);
+	for (unsigned int i = 0; i < WIRE_BULK_MAX; i++)
+		s->bulk_fd[i] = -1;
+	for (unsigned int i = 0; i < config->nbulk; i++)
+		s->bulk_fd[i] = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	s->finish_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	s->progress_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	s->retry_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
@@ -62,7 +68,8 @@ int source_init(struct source *s, const struct source_config *config, struct err
 	rc = failure_init(&s->failure);
 	if (!rc)
 		rc = failure_init(&s->trouble);
-	if (rc < 0 || s->retry_fd < 0 || s->serve_fd < 0 || s->finish_fd < 0 || s->progress_fd < 0)
+	if (rc < 0 || s->retry_fd < 0 || s->bulk_fd[config->nbulk - 1] < 0 || s->finish_fd < 0 ||
+	    s->progress_fd < 0)
 		return err_set(e, EMFILE, "make event fds: %s", strerror(EMFILE));
 	rc = order_init(&s->order, config->nregions, s->npages, &config->order);
 	s->control_buf = source_alloc_run_buffer(s, &len);
@@ -82,7 +89,10 @@ void source_fini(struct source *s)
 	for (unsigned int i = 0; i < WIRE_BULK_MAX; i++)
 		channel_fini(&s->bulk[i]);
 	order_fini(&s->order);
-	fd_close(&s->serve_fd);
+	precopy_end(s);
+	fd_close(&s->device_fd);
+	for (unsigned int i = 0; i < WIRE_BULK_MAX; i++)
+		fd_close(&s->bulk_fd[i]);
 	fd_close(&s->finish_fd);
 	fd_close(&s->progress_fd);
 	fd_close(&s->retry_fd);
@@ -241,6 +251,11 @@ int source_hello(struct source *s, struct err *e)
 	return rc ? rc : source_join_data(s, &h, e);
 }
 
+static bool passes(const struct source *s)
+{
+	return s->config.converge.mode != MODE_POSTCOPY;
+}
+
 static void list_regions(struct source *s, struct advise *m)
 {
 	m->nregions = s->config.nregions;
@@ -287,7 +302,8 @@ int source_advise(struct source *s, struct err *e)
 	m->machine = machine;
 	m->machine_bytes = (uint32_t)strlen(machine);
 	list_regions(s, m);
-	rc = source_tell(s, FRAME_ADVISE, 0, buf, (uint32_t)advise_put(buf, m), e);
+	rc = source_tell(s, FRAME_ADVISE, passes(s) ? FRAME_PASSES : 0, buf,
+			 (uint32_t)advise_put(buf, m), e);
 	if (!rc)
 		rc = expect(s, FRAME_ADVISE_OK, ANSWER_TIMEOUT_MS, &f, &payload, e);
 	if (!rc)
@@ -304,6 +320,14 @@ out:
 	return rc;
 }
 
+static int save_device(struct source *s, struct err *e)
+{
+	s->device_fd = memfd_create("umig-device-state", MFD_CLOEXEC);
+	if (s->device_fd < 0)
+		return err_set(e, errno, "make a file for the device state: %s", strerror(errno));
+	return s->config.vmm->ops->save(s->config.vmm, s->device_fd, e);
+}
+
 int source_stop(struct source *s, struct err *e)
 {
 	int rc = s->config.hooks.record(s->config.hooks.arg, RECORD_STOPPING, e);
@@ -312,10 +336,15 @@ int source_stop(struct source *s, struct err *e)
 		return rc;
 	atomic_store(&s->notes->t_stop_ns, clock_ns());
 	s->stopped = true; /* also if it fails half-way: the roll-back must make sure */
-	return s->config.vmm->ops->set_running(s->config.vmm, false, e);
+	rc = s->config.vmm->ops->set_running(s->config.vmm, false, e);
+	/* Saved before the last look at its memory: also what saving may write there is seen. */
+	if (!rc)
+		rc = save_device(s, e);
+	return rc ? rc : precopy_finish(s, e);
 }
 
-/* Sends the extents of one region that hold data, and notes them as unsent. */
+/* Sends the extents of one region that hold data, and notes them as unsent where nothing has been
+ * sent yet. */
 static int send_extents(struct source *s, uint32_t region, uint8_t *buf, struct err *e)
 {
 	const struct source_region *r = &s->config.region[region];
@@ -337,10 +366,35 @@ static int send_extents(struct source *s, uint32_t region, uint8_t *buf, struct 
 		if (done_pg <= x.first_pg)
 			continue;
 		x.npages = done_pg - x.first_pg;
-		order_add(&s->order, region, x.first_pg, x.npages);
+		if (!passes(s))
+			order_add(&s->order, region, x.first_pg, x.npages);
 		atomic_fetch_add(&s->notes->populated_bytes, x.npages * r->page_bytes);
 		s->break_region = region;
 		s->break_pg = done_pg - 1;
+		extent_put(buf + f.len_bytes, &x);
+		f.len_bytes += EXTENT_BYTES;
+		if (f.len_bytes == EXTENTS_PER_FRAME * EXTENT_BYTES) {
+			rc = channel_send(&s->control, &f, buf, e);
+			f.len_bytes = 0;
+		}
+	}
+	if (!rc && f.len_bytes)
+		rc = channel_send(&s->control, &f, buf, e);
+	return rc;
+}
+
+/* What has changed since it was sent, or was never sent. */
+static int send_stale(struct source *s, uint32_t region, uint8_t *buf, struct err *e)
+{
+	struct frame f = { .type = FRAME_EXTENTS,
+			   .flags = FRAME_STALE,
+			   .region = region,
+			   .epoch = atomic_load(&s->epoch) };
+	uint64_t pg = 0;
+	struct extent x;
+	int rc = 0;
+
+	while (!rc && order_next_unsent(&s->order, region, &pg, &x.first_pg, &x.npages)) {
 		extent_put(buf + f.len_bytes, &x);
 		f.len_bytes += EXTENT_BYTES;
 		if (f.len_bytes == EXTENTS_PER_FRAME * EXTENT_BYTES) {
@@ -387,9 +441,13 @@ int source_discard(struct source *s, struct err *e)
 
 	if (!buf)
 		return err_set(e, ENOMEM, "no memory for a list of extents");
+	atomic_store(&s->marks_sent, 0);
+	atomic_store(&s->page_sum, 0);
 	atomic_fetch_add(&s->epoch, 1);
 	for (uint32_t i = 0; !rc && i < s->config.nregions; i++)
 		rc = send_extents(s, i, buf, e);
+	for (uint32_t i = 0; !rc && passes(s) && i < s->config.nregions; i++)
+		rc = send_stale(s, i, buf, e);
 	free(buf);
 	if (!rc)
 		rc = source_tell(s, FRAME_DISCARD, 0, NULL, 0, e);
@@ -428,16 +486,11 @@ static int send_device(struct source *s, int fd, struct err *e)
 
 int source_device(struct source *s, struct err *e)
 {
-	autoclose int fd = memfd_create("umig-device-state", MFD_CLOEXEC);
 	const uint8_t *payload;
 	struct frame f;
-	int rc;
+	int rc = send_device(s, s->device_fd, e);
 
-	if (fd < 0)
-		return err_set(e, errno, "make a file for the device state: %s", strerror(errno));
-	rc = s->config.vmm->ops->save(s->config.vmm, fd, e);
-	if (!rc)
-		rc = send_device(s, fd, e);
+	fd_close(&s->device_fd);
 	if (!rc)
 		rc = expect(s, FRAME_DEVICE_OK, LOAD_TIMEOUT_MS, &f, &payload, e);
 	return rc;
@@ -472,8 +525,8 @@ static int beat(struct source *s, struct err *e)
 	if (channel_is_silent(&s->urgent, timeout_ns) || channel_is_silent(&s->control, timeout_ns))
 		return err_set(e, ETIMEDOUT, "the link broke: nothing has come for %.1f s",
 			       s->config.link_timeout_ms / 1e3);
-	if (silent_ns > suspect_ns && channel_is_silent(&s->control, suspect_ns) &&
-	    can_be_called(s)) {
+	if (atomic_load(&s->fate) == FATE_COMMITTED && silent_ns > suspect_ns &&
+	    channel_is_silent(&s->control, suspect_ns) && can_be_called(s)) {
 		/* Less eager each time: where a network hiccups, its links are left alone. */
 		s->suspect_ms = (unsigned int)min_u64(2ull * s->suspect_ms,
 						      (uint64_t)s->config.link_timeout_ms);
@@ -529,7 +582,7 @@ static int hear_or_fd(struct source *s, int fd, struct frame *f, const uint8_t *
 	return rc;
 }
 
-static int await(struct source *s, enum frame_type type, struct frame *f, const uint8_t **payload,
+int source_await(struct source *s, enum frame_type type, struct frame *f, const uint8_t **payload,
 		 struct err *e)
 {
 	int rc = hear_or_fd(s, -1, f, payload, e);
@@ -565,7 +618,7 @@ static int send_run(struct source *s, struct err *e)
 		return rc;
 	}
 	s->run_sent = true;
-	rc = await(s, FRAME_RAN, &f, &payload, e);
+	rc = source_await(s, FRAME_RAN, &f, &payload, e);
 	if (rc == -ECONNREFUSED) /* said only when its VMM can never run: ours may */
 		atomic_store(&s->fate, FATE_OPEN);
 	if (rc < 0)
@@ -615,11 +668,21 @@ static int wait_marks(struct source *s, unsigned int n, struct err *e)
 	return 0;
 }
 
+int source_send_pass(struct source *s, struct err *e)
+{
+	atomic_store(&s->passing, true);
+	for (unsigned int i = 0; i < s->config.nbulk; i++)
+		fd_signal(s->bulk_fd[i]);
+	return wait_marks(s, s->config.nbulk, e);
+}
+
 int source_postcopy(struct source *s, struct err *e)
 {
 	int rc;
 
-	fd_signal(s->serve_fd);
+	atomic_store(&s->passing, false);
+	for (unsigned int i = 0; i < s->config.nbulk; i++)
+		fd_signal(s->bulk_fd[i]);
 	rc = wait_marks(s, s->config.nbulk, e);
 	if (rc < 0)
 		return rc;
@@ -641,7 +704,7 @@ int source_end(struct source *s, struct err *e)
 	ending_put(buf, &m);
 	rc = source_tell(s, FRAME_END, 0, buf, sizeof(buf), e);
 	if (!rc)
-		rc = await(s, FRAME_END_OK, &f, &payload, e);
+		rc = source_await(s, FRAME_END_OK, &f, &payload, e);
 	if (rc < 0)
 		return rc;
 	if (!atomic_load(&s->notes->t_end_ns)) { /* then whoever shows progress reads the figures */
@@ -664,7 +727,7 @@ int source_bye(struct source *s, struct err *e)
 	int rc = source_tell(s, FRAME_BYE, 0, NULL, 0, e);
 
 	if (!rc)
-		rc = await(s, FRAME_BYE, &f, &payload, e);
+		rc = source_await(s, FRAME_BYE, &f, &payload, e);
 	return rc ? rc : s->config.hooks.record(s->config.hooks.arg, RECORD_DONE, e);
 }
 
@@ -724,6 +787,7 @@ static int continue_here(struct source *s, struct err *e)
 		else
 			ops->announce(s->config.vmm, &ignored); /* the destination may have */
 	}
+	precopy_end(s);
 	if (s->config.vmm->settings && ops->restore(s->config.vmm, &ignored) < 0)
 		s->config.hooks.note(s->config.hooks.arg, ignored.msg);
 	s->config.hooks.record(s->config.hooks.arg, RECORD_ROLLED_BACK, &ignored);

@@ -7,6 +7,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "migrate/converge.h"
+#include "migrate/dirty.h"
 #include "migrate/order.h"
 #include "migrate/predict.h"
 #include "migrate/stages.h"
@@ -24,7 +26,8 @@ struct source_region {
 	char name[WIRE_NAME_BYTES];
 	uint64_t npages;
 	uint32_t page_bytes;
-	int memfd; /* owner: the process */
+	int memfd;   /* owner: the process */
+	uint64_t va; /* in its VMM; only where passes are made */
 };
 
 /* What a source has done so far, for people to read. A successor goes on counting if the file in
@@ -34,6 +37,7 @@ struct source_notes {
 	_Atomic uint64_t t_start_ns, t_stop_ns, t_run_ns, t_end_ns;
 	_Atomic uint64_t sent_bytes, sent_pages, zero_pages, urgent_pages, requests;
 	_Atomic uint64_t populated_bytes; /* as found behind the stop */
+	_Atomic uint64_t passes;	  /* over what changed while it ran */
 	_Atomic uint64_t resumed, takeovers;
 	_Atomic uint64_t checksum_failures; /* noticed here; asked again on a new link */
 	_Atomic bool has_predicted;
@@ -48,6 +52,8 @@ struct source_config {
 	struct source_region region[WIRE_REGIONS_MAX];
 	struct vmm *vmm;
 	struct order_options order;
+	struct converge_options converge;
+	int uffd, pagemap_fd; /* of the VMM, for passes; owner: the process */
 	unsigned int nbulk;
 	enum source_break break_what;
 	int link_timeout_ms; /* silence that means a broken link */
@@ -87,10 +93,16 @@ struct source {
 	uint64_t npages[WIRE_REGIONS_MAX]; /* the shape, for frame_get() */
 	uint32_t page_bytes[WIRE_REGIONS_MAX];
 	struct order order;
-	uint8_t *control_buf; /* one run of pages; main thread */
-	int serve_fd;	      /* eventfd: pages may be sent (background) */
-	int finish_fd;	      /* eventfd: the urgent thread sends its mark */
-	int progress_fd;      /* eventfd: a mark was sent */
+	struct dirty dirty;
+	struct converge converge;
+	_Atomic bool switch_now;    /* an operator wants no more passes */
+	bool finish_first;	    /* what is dirty is sent before it runs there */
+	int device_fd;		    /* memfd: the device state */
+	uint8_t *control_buf;	    /* one run of pages; main thread */
+	int bulk_fd[WIRE_BULK_MAX]; /* eventfd: pages may be sent by this thread */
+	_Atomic bool passing;	    /* and will be again, behind the mark */
+	int finish_fd;		    /* eventfd: the urgent thread sends its mark */
+	int progress_fd;	    /* eventfd: a mark was sent */
 	_Atomic unsigned int marks_sent;
 	_Atomic uint64_t page_sum;
 	uint64_t populated_bytes; /* as ADVISE said */
@@ -145,9 +157,16 @@ int source_tell(struct source *s, enum frame_type type, uint16_t flags, const vo
 int source_join(struct source *s, struct channel *c, struct hello *h, struct err *e);
 int source_join_data(struct source *s, struct hello *h, struct err *e);
 
+/* The answer that belongs here, with no limit of time but the link's. */
+int source_await(struct source *s, enum frame_type type, struct frame *f, const uint8_t **payload,
+		 struct err *e);
+/* For precopy.c: all that is unsent goes out, and a mark on every bulk connection. */
+int source_send_pass(struct source *s, struct err *e);
+
 /* Stage functions, for the table. */
 int source_hello(struct source *s, struct err *e);
 int source_advise(struct source *s, struct err *e);
+int source_precopy(struct source *s, struct err *e);
 int source_stop(struct source *s, struct err *e);
 int source_discard(struct source *s, struct err *e);
 int source_device(struct source *s, struct err *e);

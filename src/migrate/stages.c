@@ -7,7 +7,7 @@
 const struct stage stages[STAGE_N] = {
 	[STAGE_HELLO] = { "hello", "setup", source_hello, dest_hello },
 	[STAGE_ADVISE] = { "advise", "setup", source_advise, dest_advise },
-	[STAGE_PRECOPY] = { "precopy", "active", NULL, NULL },
+	[STAGE_PRECOPY] = { "precopy", "active", source_precopy, dest_precopy },
 	[STAGE_STOP] = { "stop", "device", source_stop, NULL },
 	[STAGE_DISCARD] = { "discard", "device", source_discard, dest_discard },
 	[STAGE_DEVICE] = { "device", "device", source_device, dest_device },

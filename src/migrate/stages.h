@@ -15,7 +15,7 @@ struct dest;
 enum stage_id {
 	STAGE_HELLO,
 	STAGE_ADVISE,
-	STAGE_PRECOPY, /* no functions yet: hybrid migration fills the place */
+	STAGE_PRECOPY,
 	STAGE_STOP,
 	STAGE_DISCARD,
 	STAGE_DEVICE,

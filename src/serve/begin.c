@@ -100,6 +100,19 @@ static int check_mappers(struct keeper *k, struct err *e)
 	return 0;
 }
 
+/* Where writes cannot be noticed its memory can only follow it. */
+static int begin_tracking(struct keeper *k, struct err *e)
+{
+	const char *mode = config_text(k->config, "mode");
+	int rc = !strcmp(mode, "postcopy") ? 0 : hold_tracker(&k->hold, &k->vm, -1, e);
+
+	if (rc == 0 || strcmp(mode, "hybrid") != 0)
+		return rc;
+	log_line("%s: so its memory follows by post-copy alone", e->msg);
+	json_object_set_new(k->config, "mode", json_string("postcopy"));
+	return 0;
+}
+
 /* A worker for a VM to which nothing has happened yet. */
 static int begin(struct keeper *k, struct err *e)
 {
@@ -115,6 +128,8 @@ static int begin(struct keeper *k, struct err *e)
 		rc = check_mappers(k, e);
 	if (!rc && k->incoming)
 		rc = hold_uffd(&k->hold, &k->vm, k->record.remote_uffd, true, e);
+	if (!rc && !k->incoming)
+		rc = begin_tracking(k, e);
 	if (!rc)
 		rc = hold_describe(&k->hold, &k->vm, k->config, e);
 	if (!rc)
@@ -238,8 +253,9 @@ static int recover_memory(struct keeper *k, const struct move_state *s, struct e
 	vmfile_find(&k->vm);
 	hold_vmm(&k->hold, &k->vm, &none);
 	rc = hold_memory(&k->hold, &k->vm, &k->record, e);
-	if (rc < 0 && keeper_vmm_died(k, 0) && (k->incoming || s->record == MOVE_COMPLETED)) {
-		hold_no_memory(&k->hold, &k->vm); /* but the other end must hear of it */
+	if (rc < 0 && keeper_vmm_died(k, 0) && (k->incoming || s->record >= MOVE_COMPLETED)) {
+		hold_no_memory(&k->hold,
+			       &k->vm); /* but it must be said, to the other end or on file */
 		rc = 0;
 	}
 	if (rc < 0)
@@ -249,6 +265,8 @@ static int recover_memory(struct keeper *k, const struct move_state *s, struct e
 			k->name);
 	if (k->incoming && s->record != MOVE_BEGUN && !keeper_vmm_died(k, 0))
 		hold_uffd(&k->hold, &k->vm, k->record.remote_uffd, false, &none);
+	if (!k->incoming && k->record.remote_uffd >= 0 && !keeper_vmm_died(k, 0))
+		hold_tracker(&k->hold, &k->vm, k->record.remote_uffd, &none);
 	return 0;
 }
 

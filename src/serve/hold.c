@@ -79,18 +79,53 @@ void hold_no_memory(struct hold *h, const struct vm_record *vm)
 	h->nregions = vm->nregions;
 }
 
+static void open_pagemap(struct hold *h, const struct vm_record *vm)
+{
+	char path[64];
+
+	snprintf(path, sizeof(path), "/proc/%d/pagemap", (int)vm->pid);
+	h->pagemap_fd = open(path, O_RDONLY | O_CLOEXEC);
+}
+
+int hold_tracker(struct hold *h, const struct vm_record *vm, int remote_uffd, struct err *e)
+{
+	int rc;
+
+	if (remote_uffd < 0) {
+		rc = attach_create_uffd(vm->pid, UFFD_FEATURES_TRACK, &h->uffd, &h->remote_uffd, e);
+	} else {
+		rc = attach_fetch_uffd(vm->pid, remote_uffd, &h->uffd, &h->remote_uffd, e);
+		if (!rc && h->remote_uffd != remote_uffd) { /* somebody else's */
+			fd_close(&h->uffd);
+			h->remote_uffd = -1;
+		}
+	}
+	if (!rc)
+		open_pagemap(h, vm);
+	return rc;
+}
+
+void hold_drop_tracker(struct hold *h, const struct vm_record *vm)
+{
+	struct err ignored;
+
+	if (h->remote_uffd >= 0)
+		attach_close(vm->pid, h->remote_uffd, &ignored);
+	h->remote_uffd = -1;
+	fd_close(&h->uffd);
+	fd_close(&h->pagemap_fd);
+}
+
 int hold_uffd(struct hold *h, const struct vm_record *vm, int remote_uffd, bool fresh,
 	      struct err *e)
 {
-	char path[64];
 	int rc = attach_fetch_uffd(vm->pid, remote_uffd, &h->uffd, &h->remote_uffd, e);
 
 	if (rc < 0 && fresh)
 		rc = attach_create_uffd(vm->pid, UFFD_FEATURES_SERVE, &h->uffd, &h->remote_uffd, e);
 	if (rc < 0)
 		return rc;
-	snprintf(path, sizeof(path), "/proc/%d/pagemap", (int)vm->pid);
-	h->pagemap_fd = open(path, O_RDONLY | O_CLOEXEC);
+	open_pagemap(h, vm);
 	return 0;
 }
 

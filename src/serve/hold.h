@@ -17,7 +17,7 @@ struct hold {
 	int memfd[VMM_REGIONS_MAX];
 	int vmm_pidfd;
 	int listen_fd;			   /* destination: where the source calls */
-	int uffd, remote_uffd, pagemap_fd; /* destination; remote_uffd: its number inside the VMM */
+	int uffd, remote_uffd, pagemap_fd; /* remote_uffd: its number inside the VMM */
 };
 
 void hold_init(struct hold *h);
@@ -38,6 +38,12 @@ void hold_no_memory(struct hold *h, const struct vm_record *vm);
 /* Destination: a userfaultfd in its VMM, made by a predecessor or now. fresh: may be made. */
 int hold_uffd(struct hold *h, const struct vm_record *vm, int remote_uffd, bool fresh,
 	      struct err *e);
+
+/* Source: one that notices writes, made now; or one that a predecessor had made (remote_uffd >= 0),
+ * only to be given back. -EOPNOTSUPP: this kernel has none. hold_drop_tracker(): closed here and in
+ * the VMM, which is as before. */
+int hold_tracker(struct hold *h, const struct vm_record *vm, int remote_uffd, struct err *e);
+void hold_drop_tracker(struct hold *h, const struct vm_record *vm);
 
 /* From the configuration of a worker that has inherited them and now starts us. */
 void hold_inherited(struct hold *h, const json_t *config);

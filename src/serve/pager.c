@@ -369,7 +369,10 @@ static int execute(struct worker *w, const json_t *command, int *fd, struct err 
 	const char *what = config_text(command, "execute");
 
 	if (!strcmp(what, "vmm-gone")) {
-		err_set(e, EOWNERDEAD, "the VM's process has ended");
+		err_set(e, EOWNERDEAD,
+			atomic_load(&d->stage) == STAGE_DEVICE
+				? "the VM's process ended while it loaded the machine: it says why on its standard error"
+				: "the VM's process has ended");
 		dest_doom(d, e);
 		return 0;
 	}

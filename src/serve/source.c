@@ -170,13 +170,14 @@ static json_t *ram_status(const struct source *s)
 		total += s->npages[i] * s->page_bytes[i];
 	/* QEMU's names; "duplicate" are pages of zeros there as well. */
 	return json_pack(
-		"{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "total", (json_int_t)total,
+		"{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "total", (json_int_t)total,
 		"transferred", (json_int_t)atomic_load(&s->notes->sent_bytes), "remaining",
 		(json_int_t)(atomic_load(&s->order.left_pages) * unit), "normal", (json_int_t)sent,
 		"duplicate", (json_int_t)atomic_load(&s->notes->zero_pages), "postcopy-requests",
 		(json_int_t)atomic_load(&s->notes->requests), "page-size", (json_int_t)unit,
 		"populated", (json_int_t)atomic_load(&s->notes->populated_bytes), "urgent-pages",
-		(json_int_t)atomic_load(&s->notes->urgent_pages));
+		(json_int_t)atomic_load(&s->notes->urgent_pages), "dirty-sync-count",
+		(json_int_t)atomic_load(&s->notes->passes));
 }
 
 /* In query-migrate's units: milliseconds, bytes. */
@@ -268,13 +269,22 @@ static int execute(struct worker *w, const json_t *command, int *fd, struct err 
 static int read_config(const struct worker *w, struct source_config *c, struct err *e)
 {
 	const json_t *regions = config_array(w->config, "regions");
-	const char *break_what = config_text(w->config, "break");
+	const char *break_what = config_text(w->config, "break"),
+		   *mode = config_text(w->config, "mode");
 
 	*c = (struct source_config){ .name = w->name,
 				     .nbulk = (unsigned int)config_int(w->config, "bulk", 1),
 				     .link_timeout_ms = (int)config_int(
 					     w->config, "link-timeout-ms", WORKER_LINK_TIMEOUT_MS),
 				     .rehearsal = config_bool(w->config, "rehearsal") };
+	c->converge = (struct converge_options){
+		.mode = !strcmp(mode, "precopy")  ? MODE_PRECOPY
+			: !strcmp(mode, "hybrid") ? MODE_HYBRID
+						  : MODE_POSTCOPY,
+		.downtime_limit_ns =
+			(uint64_t)config_int(w->config, "downtime-limit-ms", 100) * NS_PER_MS,
+		.timeout_ns = (uint64_t)config_int(w->config, "timeout-ms", 0) * NS_PER_MS,
+	};
 	c->order = (struct order_options){
 		.no_background = config_bool(w->config, "no-background"),
 		.move_background = config_bool(w->config, "move-background"),
@@ -291,13 +301,17 @@ static int read_config(const struct worker *w, struct source_config *c, struct e
 			       "its configuration has %u regions and %u bulk connections",
 			       c->nregions, c->nbulk);
 	for (unsigned int i = 0; i < c->nregions; i++) {
-		const json_t *r = json_array_get(regions, i);
+		const json_t *r = json_array_get(regions, i),
+			     *tracked = json_array_get(config_array(r, "attached"), 0);
 
 		c->region[i] =
 			(struct source_region){ .npages = (uint64_t)config_int(r, "npages", 0),
 						.page_bytes =
 							(uint32_t)config_int(r, "page-bytes", 0),
-						.memfd = (int)config_int(r, "memfd", -1) };
+						.memfd = (int)config_int(r, "memfd", -1),
+						.va = (uint64_t)config_int(tracked, "va", 0) };
+		c->uffd = (int)config_int(tracked, "uffd", -1);
+		c->pagemap_fd = (int)config_int(tracked, "pagemap", -1);
 		snprintf(c->region[i].name, sizeof(c->region[i].name), "%s",
 			 config_text(r, "name"));
 	}

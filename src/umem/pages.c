@@ -182,6 +182,19 @@ int page_file_reset(struct page_file *f)
 	return 0;
 }
 
+int page_file_forget_data(struct page_file *f)
+{
+	for (unsigned int i = 0; i < f->nregions; i++) {
+		const struct page_map *m = &f->map[i];
+
+		if (fallocate(f->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+			      (off_t)m->plane_offset[PAGE_DATA],
+			      (off_t)((m->npages + 63) / 64 * 8)) < 0)
+			return -errno;
+	}
+	return 0;
+}
+
 static uint64_t plane_or(_Atomic uint64_t *plane, uint64_t first, uint64_t mask)
 {
 	unsigned int shift = first % 64;
@@ -234,6 +247,12 @@ void page_unclaim(struct page_map *m, uint64_t first_pg, uint64_t mask)
 void page_arrived(struct page_map *m, uint64_t first_pg, uint64_t mask)
 {
 	plane_or(m->plane[PAGE_ARRIVED], first_pg, mask);
+}
+
+void page_forget(struct page_map *m, uint64_t first_pg, uint64_t mask)
+{
+	plane_and_not(m->plane[PAGE_ARRIVED], first_pg, mask);
+	plane_and_not(m->plane[PAGE_CLAIMED], first_pg, mask);
 }
 
 uint64_t page_test(const struct page_map *m, enum page_bit bit, uint64_t first_pg, uint64_t mask)

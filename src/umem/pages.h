@@ -20,7 +20,7 @@
  * - CLAIMED -> CLAIMED|ARRIVED: page_arrived(), when COPY has said so
  * - CLAIMED -> nothing: page_unclaim(). COPY failed for good, or a takeover; asked for again
  * - any -> CLAIMED|ARRIVED: page_removed(). The guest gave it up; reads as zeros from now on
- * - any -> nothing: page_file_reset(). DISCARD, before the guest runs here
+ * - any -> nothing: page_file_reset(), page_forget(). DISCARD, before the guest runs here
  *
  * CLAIMED|ARRIVED is final while the guest runs here. If it is then absent in the kernel, the guest
  * has given it back: a fault gets zeros and never the network.
@@ -63,9 +63,10 @@ int page_file_open(struct page_file *f, const char *path, const uint8_t session[
 		   const uint64_t *npages, unsigned int nregions, struct err *e);
 void page_file_close(struct page_file *f);
 
-/* Clears every bit of every region, not the notes. No other thread may use the maps. Returns 0 or
- * -errno. */
+/* Clears every bit of every region (page_file_forget_data(): only PAGE_DATA), not the notes. No
+ * other thread may use the maps. Returns 0 or -errno. */
 int page_file_reset(struct page_file *f);
+int page_file_forget_data(struct page_file *f);
 
 /* In the following a mask speaks of first_pg (bit 0) to first_pg + 63. Any thread. */
 
@@ -73,6 +74,8 @@ int page_file_reset(struct page_file *f);
 uint64_t page_claim(struct page_map *m, uint64_t first_pg, uint64_t mask);
 void page_unclaim(struct page_map *m, uint64_t first_pg, uint64_t mask);
 void page_arrived(struct page_map *m, uint64_t first_pg, uint64_t mask);
+/* Neither claimed nor arrived: only before the guest runs. */
+void page_forget(struct page_map *m, uint64_t first_pg, uint64_t mask);
 uint64_t page_test(const struct page_map *m, enum page_bit bit, uint64_t first_pg, uint64_t mask);
 
 /* The guest gave up [first_pg, first_pg + npages). Touches only pages that the source has: the

@@ -216,34 +216,8 @@ void region_place_begin(struct placing *p, struct region *r, uint64_t first_pg, 
 	}
 }
 
-/* Before the guest runs a page may be there already: one that could not be punched, or of an older
- * pass. */
-static int overwrite(struct placing *p, unsigned int at)
-{
-	struct region *r = p->r;
-	uint64_t offset = (p->first_pg + at) * r->page_bytes;
-	const uint8_t *data = p->data ? p->data + (uint64_t)at * r->page_bytes : r->umem->zeros;
-
-	if (r->kind == REGION_ANON)
-		return -EEXIST;
-	if (r->kind == REGION_HUGETLB) { /* pwrite is EINVAL there */
-		if (!r->alias) {
-			void *alias = mmap(NULL, r->npages * r->page_bytes, PROT_READ | PROT_WRITE,
-					   MAP_SHARED | MAP_NORESERVE, r->memfd, 0);
-
-			if (alias == MAP_FAILED)
-				return -errno;
-			r->alias = alias;
-		}
-		memcpy((char *)r->alias + offset, data, r->page_bytes);
-		return 0;
-	}
-	return pwrite(r->memfd, data, r->page_bytes, (off_t)offset) == (ssize_t)r->page_bytes
-		       ? 0
-		       : -EIO;
-}
-
-/* -EEXIST under our own claim. */
+/* -EEXIST under our own claim: before the guest runs a page may be there already, one that could
+ * not be punched, or that a waiting machine has touched. */
 static int settle_present(struct placing *p, unsigned int at)
 {
 	struct umem *u = p->r->umem;
@@ -252,7 +226,9 @@ static int settle_present(struct placing *p, unsigned int at)
 	if (atomic_load(&u->running)) {
 		umem_count(&u->count->integrity, 1);
 	} else {
-		rc = overwrite(p, at);
+		rc = region_write(p->r, p->first_pg + at, 1,
+				  p->data ? p->data + (uint64_t)at * p->r->page_bytes
+					  : p->r->umem->zeros);
 		if (!rc)
 			umem_count(&u->count->overwritten_pages, 1);
 	}

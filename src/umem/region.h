@@ -116,6 +116,9 @@ int region_punch(struct region *r, uint64_t *ret_left_pages, struct err *e);
 /* The next page at or behind from_pg that is present, or UINT64_MAX. */
 uint64_t region_next_present(const struct region *r, uint64_t from_pg);
 
+/* Likewise, of those that lack the bit: much faster where most have it. */
+uint64_t region_next_without(const struct region *r, enum page_bit bit, uint64_t from_pg);
+
 /* Marks the end of DISCARD: from here on bits decide. Holds discard_lock around work(arg), which
  * clears, punches and sets PAGE_DATA. Returns what work returned. */
 int umem_discard(struct umem *u, int (*work)(void *arg), void *arg);
@@ -136,6 +139,20 @@ void region_place_begin(struct placing *p, struct region *r, uint64_t first_pg, 
 /* Places what is left. 0: all settled. -EAGAIN: an event is unread (the event thread reads it,
  * others yield), call again. -ENOMEM: call again later. Anything else: the rest was abandoned. */
 int region_place_step(struct placing *p);
+
+/* PRECOPY, before umem_discard(): a page may come many times, and the last one counts. Between
+ * region_renew_begin() and its end it goes on as above. region_renew_zero(): it holds zeros now.
+ * Both return 0 or -errno. Placers; a page has one at a time. */
+int region_renew_begin(struct placing *p, struct region *r, uint64_t first_pg, uint32_t npages,
+		       const void *data);
+int region_renew_zero(struct region *r, uint64_t first_pg, uint32_t npages);
+
+/* Over pages that are present, before the guest runs. 0 or -errno. Placers. */
+int region_write(struct region *r, uint64_t first_pg, uint32_t npages, const uint8_t *data);
+
+/* The end of PRECOPY, as the work of umem_discard(), with PAGE_DATA set and stale pages forgotten:
+ * what has arrived is kept, all else is emptied. Returns 0 or -errno. */
+int region_discard_rest(struct region *r);
 
 /* Gives up what is left: it is nobody's again, and its waiters fault again. Placers. */
 void region_place_abandon(struct placing *p);

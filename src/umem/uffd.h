@@ -15,6 +15,12 @@
 	(UFFD_FEATURE_EVENT_REMOVE | UFFD_FEATURE_MISSING_SHMEM | UFFD_FEATURE_MISSING_HUGETLBFS | \
 	 UFFD_FEATURE_MINOR_SHMEM | UFFD_FEATURE_MINOR_HUGETLBFS | UFFD_FEATURE_THREAD_ID)
 
+/* What noticing writes needs: Linux 6.7. What is given up is told by events: a page that was
+ * punched and then read is zeros, and was never written. */
+#define UFFD_FEATURES_TRACK                                                 \
+	(UFFD_FEATURE_PAGEFAULT_FLAG_WP | UFFD_FEATURE_WP_HUGETLBFS_SHMEM | \
+	 UFFD_FEATURE_WP_UNPOPULATED | UFFD_FEATURE_WP_ASYNC | UFFD_FEATURE_EVENT_REMOVE)
+
 /* An fd for the calling process, O_CLOEXEC|O_NONBLOCK (without O_NONBLOCK poll says POLLERR). From
  * /dev/userfaultfd where it can be opened, else by the system call. Returns the fd or -errno. */
 int uffd_create(void);

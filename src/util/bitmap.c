@@ -128,6 +128,15 @@ uint64_t bitmap_take(struct bitmap *b, uint64_t first, uint64_t mask)
 	return got;
 }
 
+uint64_t bitmap_get(const struct bitmap *b, uint64_t first, uint64_t mask)
+{
+	uint64_t w = first / 64, shift = first % 64, got = atomic_load(&b->word[w]) >> shift;
+
+	if (shift && mask >> (64 - shift))
+		got |= atomic_load(&b->word[w + 1]) << (64 - shift);
+	return got & mask;
+}
+
 uint64_t bitmap_count(const struct bitmap *b)
 {
 	uint64_t n = 0, end = nwords(nwords(b->nbits));

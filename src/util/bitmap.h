@@ -34,6 +34,9 @@ uint64_t bitmap_next(struct bitmap *b, uint64_t from);
  * call cleared: each set bit goes to exactly one caller. Any thread. */
 uint64_t bitmap_take(struct bitmap *b, uint64_t first, uint64_t mask);
 
+/* Which of the bits of mask that lie at first .. first+63 are set. Any thread. */
+uint64_t bitmap_get(const struct bitmap *b, uint64_t first, uint64_t mask);
+
 /* No bit is set. Beside no other thread. */
 void bitmap_clear(struct bitmap *b);
 

@@ -166,6 +166,14 @@ static int fake_quit(struct vmm *v, struct err *e)
 	return qmp_execute(v, "quit", NULL, -1, ANSWER_TIMEOUT_MS, NULL, e);
 }
 
+/* It has no devices. */
+static int fake_drain(struct vmm *v, struct err *e)
+{
+	(void)v;
+	(void)e;
+	return 0;
+}
+
 const struct vmm_ops fake_vmm_ops = {
 	.name = "fake",
 	.discard_drops_content = true,
@@ -176,6 +184,7 @@ const struct vmm_ops fake_vmm_ops = {
 	.describe = fake_describe,
 	.match = fake_match,
 	.set_running = fake_set_running,
+	.drain = fake_drain,
 	.prepare = fake_prepare,
 	.restore = fake_restore,
 	.announce = fake_announce,

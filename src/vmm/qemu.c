@@ -378,6 +378,13 @@ static int qemu_set_running(struct vmm *v, bool run, struct err *e)
 	}
 }
 
+/* A transaction of nothing: QEMU drains all block I/O before and behind it. */
+static int qemu_drain(struct vmm *v, struct err *e)
+{
+	return qmp_execute(v, "transaction", json_pack("{s:[]}", "actions"), -1, STOP_TIMEOUT_MS,
+			   NULL, e);
+}
+
 static int qemu_announce(struct vmm *v, struct err *e)
 {
 	return ask(v, "announce-self",
@@ -663,7 +670,7 @@ static int qemu_load(struct vmm *v, int fd, struct err *e)
 	if (rc == -EPIPE)
 		return err_set(
 			e, EPIPE,
-			"QEMU ended while it loaded the machine: it says why on its standard error");
+			"the VM's process ended while it loaded the machine: it says why on its standard error");
 	return rc;
 }
 
@@ -682,6 +689,7 @@ const struct vmm_ops qemu_vmm_ops = {
 	.describe = qemu_describe,
 	.match = qemu_match,
 	.set_running = qemu_set_running,
+	.drain = qemu_drain,
 	.prepare = qemu_prepare,
 	.restore = qemu_restore,
 	.announce = qemu_announce,

@@ -78,6 +78,9 @@ struct vmm_ops {
 	int (*match)(const char *here, const char *there, struct err *e);
 	/* Returns when the VM has stopped for good (no I/O in flight), or runs. */
 	int (*set_running)(struct vmm *v, bool run, struct err *e);
+	/* Returns when what its devices were writing into its memory when this was called is there,
+	 * while the VM runs. */
+	int (*drain)(struct vmm *v, struct err *e);
 	/* Sets the VMM up for save() or load() while the guest still runs: what is done here is no
 	 * downtime. restore() puts back what v->settings says, or what must never stay;
 	 * once more does no harm. */

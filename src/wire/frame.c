@@ -32,18 +32,20 @@ enum {
 static const uint8_t magic[4] = "umig";
 
 const char *const frame_type_name[FRAME_NTYPES] = {
-	[FRAME_HELLO] = "HELLO",     [FRAME_HELLO_OK] = "HELLO_OK",
-	[FRAME_ADVISE] = "ADVISE",   [FRAME_ADVISE_OK] = "ADVISE_OK",
-	[FRAME_REFUSED] = "REFUSED", [FRAME_EXTENTS] = "EXTENTS",
-	[FRAME_DISCARD] = "DISCARD", [FRAME_DISCARD_OK] = "DISCARD_OK",
-	[FRAME_DEVICE] = "DEVICE",   [FRAME_DEVICE_OK] = "DEVICE_OK",
-	[FRAME_RUN] = "RUN",	     [FRAME_RAN] = "RAN",
-	[FRAME_REQUEST] = "REQUEST", [FRAME_PAGES] = "PAGES",
-	[FRAME_ZERO] = "ZERO",	     [FRAME_MARK] = "MARK",
-	[FRAME_END] = "END",	     [FRAME_END_OK] = "END_OK",
-	[FRAME_FAILED] = "FAILED",   [FRAME_CANCEL] = "CANCEL",
-	[FRAME_RESUME] = "RESUME",   [FRAME_RESUME_OK] = "RESUME_OK",
-	[FRAME_BYE] = "BYE",	     [FRAME_ALIVE] = "ALIVE",
+	[FRAME_HELLO] = "HELLO",       [FRAME_HELLO_OK] = "HELLO_OK",
+	[FRAME_ADVISE] = "ADVISE",     [FRAME_ADVISE_OK] = "ADVISE_OK",
+	[FRAME_REFUSED] = "REFUSED",   [FRAME_EXTENTS] = "EXTENTS",
+	[FRAME_DISCARD] = "DISCARD",   [FRAME_DISCARD_OK] = "DISCARD_OK",
+	[FRAME_DEVICE] = "DEVICE",     [FRAME_DEVICE_OK] = "DEVICE_OK",
+	[FRAME_RUN] = "RUN",	       [FRAME_RAN] = "RAN",
+	[FRAME_REQUEST] = "REQUEST",   [FRAME_PAGES] = "PAGES",
+	[FRAME_ZERO] = "ZERO",	       [FRAME_MARK] = "MARK",
+	[FRAME_END] = "END",	       [FRAME_END_OK] = "END_OK",
+	[FRAME_FAILED] = "FAILED",     [FRAME_CANCEL] = "CANCEL",
+	[FRAME_RESUME] = "RESUME",     [FRAME_RESUME_OK] = "RESUME_OK",
+	[FRAME_BYE] = "BYE",	       [FRAME_ALIVE] = "ALIVE",
+	[FRAME_PASS] = "PASS",	       [FRAME_PASS_OK] = "PASS_OK",
+	[FRAME_PASS_END] = "PASS_END",
 };
 
 /* Which frames speak of pages of a region, and what may follow the header. */
@@ -58,7 +60,7 @@ static const struct {
 	[FRAME_REQUEST] = { true, BODY_NONE }, [FRAME_PAGES] = { true, BODY_PAGES },
 	[FRAME_ZERO] = { true, BODY_NONE },    [FRAME_END] = { false, BODY_ANY },
 	[FRAME_END_OK] = { false, BODY_ANY },  [FRAME_FAILED] = { false, BODY_ANY },
-	[FRAME_CANCEL] = { false, BODY_ANY },
+	[FRAME_CANCEL] = { false, BODY_ANY },  [FRAME_PASS_END] = { false, BODY_ANY },
 };
 
 void frame_put(uint8_t head[FRAME_HEAD_BYTES], const struct frame *f, uint64_t payload_sum)

@@ -46,6 +46,9 @@ enum frame_type {
 	FRAME_RESUME_OK,  /* destination: those were all. CONT: it has run the VM */
 	FRAME_BYE,	  /* source: has heard END_OK; destination: has heard that. Both may go */
 	FRAME_ALIVE,	  /* either: nothing to say, but here (control, urgent) */
+	FRAME_PASS,	  /* source: opens this epoch while its VM runs. LAST: there are no more */
+	FRAME_PASS_OK,	  /* destination: it is open; all of it has arrived as it was sent */
+	FRAME_PASS_END,	  /* source: marks are sent; sum over this epoch */
 	FRAME_NTYPES
 };
 
@@ -55,7 +58,9 @@ enum frame_flag {
 	FRAME_REHEARSAL = 1 << 2, /* HELLO: RUN will not come */
 	FRAME_REQUESTED = 1 << 3, /* PAGES, ZERO: answers the request of this cookie */
 	FRAME_AGAIN = 1 << 4,	  /* HELLO: of a migration whose link broke */
-	FRAME_FLAGS_ALL = (1 << 5) - 1,
+	FRAME_PASSES = 1 << 5,	  /* ADVISE: PASS comes before DISCARD */
+	FRAME_STALE = 1 << 6,	  /* EXTENTS: what of it has come is no longer right */
+	FRAME_FLAGS_ALL = (1 << 7) - 1,
 };
 
 struct frame {

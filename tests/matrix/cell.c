@@ -63,6 +63,7 @@ static struct run {
 	struct relay relay;
 	unsigned int struck; /* strikes that have happened */
 	unsigned int seen;   /* frames of the next strike's kind */
+	bool worker_hit[2], keeper_hit[2];
 	pid_t vmm[2];
 	pid_t migrate, cli[CLIS_MAX]; /* migrate 0: it has ended */
 	unsigned int nclis;
@@ -299,8 +300,24 @@ static enum relay_fate hit_link(const struct strike *s, const struct relay_frame
 	return RELAY_PASS;
 }
 
+/* Where keeper and worker were both struck, one may not have been able to replace the other. */
+static void note_operator(const struct strike *s)
+{
+	enum host h = s->victim == PAGER || s->victim == KEEPER_B ? B : A;
+
+	if (s->victim == PAGER || s->victim == SOURCE)
+		run.worker_hit[h] = true;
+	else if ((s->victim == KEEPER_A || s->victim == KEEPER_B) && s->how == KILL)
+		run.keeper_hit[h] = true;
+	else
+		return;
+	if (run.worker_hit[h] && run.keeper_hit[h])
+		remind(LATER_RECOVER, h, 0, RECOVER_MS);
+}
+
 static enum relay_fate strike(const struct strike *s, const struct relay_frame *f)
 {
+	note_operator(s);
 	switch (s->victim) {
 	case PAGER:
 		hit(find_process(B, true, FIND_MS), s->how, B, false);

@@ -29,7 +29,7 @@ proved)
 	figure '.verified and .guest_bad == 0 and .faults > 0 and .sent_bytes > 64 * 1048576 and .downtime_ms > 0'
 	;;
 chaos)
-	demo chaos || fail "$(cat "$T/demo.out")"
+	demo chaos --mem 512M --work 256M || fail "$(cat "$T/demo.out")"
 	figure '.verified and .guest_bad == 0 and (.strikes | length) >= 4 and all(.strikes[]; .here_percent < 100)'
 	;;
 break-page | break-bit)

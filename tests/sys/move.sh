@@ -1,19 +1,36 @@
 #!/bin/bash
 # SPDX-License-Identifier: MIT
-# Moves of a fake VM, each followed by the proof that its memory is right. move.sh CASE
+# Moves of a fake VM, each followed by the proof that its memory is right. move.sh CASE [MODE]
+# shellcheck disable=SC2086 # MODE is words
 . "$(dirname "$0")/lib.sh"
+
+case ${2:-postcopy} in
+postcopy) MODE=-p ;;
+hybrid) MODE= ;;
+precopy) MODE="--mode precopy --timeout 60" ;;
+switch) MODE="--mode hybrid --downtime-limit 1" ;; # passes, and then post-copy
+esac
 
 there() { # VMM-ARGS: one move from a to b by $URI with $OPT, checked
 	start a vm "$@"
 	receive b vm "${URI:-unix:$T/link}" "$@" ${DEST:-}
 	# shellcheck disable=SC2086
-	move a -p ${OPT:-} vm "$WHERE" ${WINDOW:-} || fail "it did not move: $(cat "$T/move.err")"
+	move a $MODE ${OPT:-} vm "$WHERE" ${WINDOW:-} || fail "it did not move: $(cat "$T/move.err")"
 	says "$T/move.out" 'every page is accounted for'
 	runs_well b vm "${OPS:-20000}"
 	settled a b vm
 }
 
+# The VMM is as it was: no userfaultfd, no page that is protected.
+nothing_left_in() { # PID
+	wait_for 10 no_keepers_of a
+	! ls -l "/proc/$1/fd" | grep -q 'anon_inode:.userfaultfd' || fail "a userfaultfd is left in the VMM: $(ls -l "/proc/$1/fd")"
+	! grep -qE '^VmFlags:.* (uw|um|ui)( |$)' "/proc/$1/smaps" || fail "memory of the VMM is still registered"
+}
+
+no_keepers_of() { ! ls "$T/$1"/*/ctl.sock >/dev/null 2>&1; }
 tried_again() { [ "$(grep -c 'MEMORY IS' "$T/a/vm/log")" = 2 ]; }
+passes_begin() { [ "$(on a "$UMIG" status --json vm | jq .ram.\"dirty-sync-count\")" -gt 1 ]; }
 not_here() { ! state "$1" vm; }
 
 case $1 in
@@ -32,7 +49,7 @@ tcp-any) # QEMU's 0 is every address
 	start a vm --mem 16M
 	INSECURE=--insecure receive b vm tcp:0:0 --mem 16M
 	says "$T/b-vm.err" 'warning: memory goes unencrypted'
-	move a -p vm "tcp:127.0.0.1:${WHERE##*:}" || fail "$(cat "$T/move.err")"
+	move a $MODE vm "tcp:127.0.0.1:${WHERE##*:}" || fail "$(cat "$T/move.err")"
 	runs_well b vm
 	;;
 bulk) OPT="--bulk 4" there --mem 64M --threads 4 --pattern discard ;;
@@ -49,7 +66,7 @@ idle) OPS=0 there --mem 32M --pattern idle ;;
 paused) # arrives paused
 	start a vm --mem 16M --paused
 	receive b vm "unix:$T/link" --mem 16M
-	move a -p vm "$WHERE" || fail "$(cat "$T/move.err")"
+	move a $MODE vm "$WHERE" || fail "$(cat "$T/move.err")"
 	[ "$(state b vm)" = paused ] || fail "a paused VM arrived $(state b vm)"
 	ask b vm cont >/dev/null
 	runs_well b vm 20000
@@ -63,14 +80,15 @@ zeros) # preallocated source: zeros are found by content
 rehearse) # every stage but the last, and back: the VM goes on, the receiver is used up, then it moves
 	start a vm --mem 32M --threads 2 --pattern random
 	receive b vm "unix:$T/link" --mem 32M
-	move a -p --rehearse vm "$WHERE" || fail "$(cat "$T/move.err")"
+	move a $MODE --rehearse vm "$WHERE" || fail "$(cat "$T/move.err")"
 	says "$T/move.out" 'vm could move to'
 	runs_well a vm
 	wait_for 10 no_keepers || fail "processes are left: $(keepers)"
 	! kill -0 "${PIDS[-1]}" 2>/dev/null || fail "the receiver of a rehearsal lives on"
 	[ ! -e "$T/a/.left/vm.json" ] || fail "it is said to have left"
+	nothing_left_in "${PIDS[0]}"
 	receive b vm "unix:$T/link" --mem 32M
-	move a -p --json vm "$WHERE" || fail "$(cat "$T/move.err")"
+	move a $MODE --json vm "$WHERE" || fail "$(cat "$T/move.err")"
 	jq -es '.[-1].data | .status == "completed" and .predicted.bytes > 0' "$T/move.out" >/dev/null ||
 		fail "no prediction in $(tail -1 "$T/move.out")"
 	runs_well b vm
@@ -79,7 +97,7 @@ rehearse) # every stage but the last, and back: the VM goes on, the receiver is 
 rehearse-paused)
 	start a vm --mem 16M --paused
 	receive b vm "unix:$T/link" --mem 16M
-	move a -p --rehearse vm "$WHERE" || fail "$(cat "$T/move.err")"
+	move a $MODE --rehearse vm "$WHERE" || fail "$(cat "$T/move.err")"
 	[ "$(state a vm)" = paused ] || fail "a paused VM is $(state a vm) after a rehearsal"
 	;;
 there-and-back)
@@ -87,7 +105,7 @@ there-and-back)
 	from=a to=b
 	for i in 1 2 3 4 5 6; do
 		receive $to vm "unix:$T/link$i" --mem 16M --threads 3 --pattern discard 2>/dev/null || fail "receive"
-		move $from -p vm "$WHERE" || fail "move $i: $(cat "$T/move.err")"
+		move $from $MODE vm "$WHERE" || fail "move $i: $(cat "$T/move.err")"
 		runs_well $to vm
 		settled $from $to vm
 		rm -rf "${T:?}/$from/vm"
@@ -103,7 +121,7 @@ side-by-side)
 	moving=()
 	for i in 1 2 3 4; do
 		eval "where=\$where$i"
-		UMIG_RUN_DIR=$T/a "$UMIG" migrate -p vm$i "$where" >"$T/move$i.out" 2>&1 &
+		UMIG_RUN_DIR=$T/a "$UMIG" migrate $MODE vm$i "$where" >"$T/move$i.out" 2>&1 &
 		moving+=($!)
 	done
 	for i in 1 2 3 4; do wait "${moving[i - 1]}" || fail "vm$i: $(cat "$T/move$i.out")"; done
@@ -129,7 +147,7 @@ pinned | pinned-touched) # an odd region's last page is pinned there: 256 pages 
 	host_setting /sys/kernel/mm/transparent_hugepage/shmem_enabled force
 	# shellcheck disable=SC2086
 	receive b vm "unix:$T/link" $args --prefill --pin ${more:-}
-	move a -p --json vm "$WHERE" || {
+	move a $MODE --json vm "$WHERE" || {
 		grep -q 'finds no huge page' "$T/b-vm.err" && skip "no huge page to be had"
 		fail "it did not move: $(cat "$T/move.err")"
 	}
@@ -143,13 +161,50 @@ pinned | pinned-touched) # an odd region's last page is pinned there: 256 pages 
 sparse) # 1 TiB with 64 MiB in it: time and memory follow the 64 MiB
 	start a vm --mem 1T --work 64M --threads 2
 	receive b vm "unix:$T/link" --mem 1T --work 64M --threads 2
-	move a -p vm "$WHERE" || fail "$(cat "$T/move.err")"
+	move a $MODE vm "$WHERE" || fail "$(cat "$T/move.err")"
 	runs_well b vm 20000
+	;;
+broken-pass-page | broken-pass-bit) # in a pass: it never leaves
+	start a vm --mem 16M --threads 1 --pattern idle
+	receive b vm "unix:$T/link" --mem 16M --threads 1 --pattern idle
+	move a --x-break "${1#broken-pass-}" vm "$WHERE" && fail "a broken move ended well"
+	case $1 in
+	*page) says "$T/move.err" 'memory is not complete: 1 page of the passes never arrived' ;;
+	*bit) says "$T/move.err" 'memory was damaged on its way' ;;
+	esac
+	says "$T/move.err" 'it goes on here, as it was'
+	[ "$(ask a vm check-all | jq .return.bad)" = 0 ] || fail "its memory is wrong"
+	[ "$(state a vm)" = running ] || fail "the source's VM is $(state a vm)"
+	nothing_left_in "${PIDS[0]}"
+	;;
+too-busy) # it never fits the limit: it stays, or its memory follows it
+	start a vm --mem 64M --work 48M --threads 2 --pattern random
+	receive b vm "unix:$T/link" --mem 64M --work 48M --threads 2 --pattern random
+	runs_well a vm
+	move a --mode precopy --downtime-limit 1 --timeout 1 vm "$WHERE" && fail "it fits into 1 ms"
+	says "$T/move.err" 'vm changes memory faster than the link takes it: .* MiB are left, .*--mode hybrid'
+	runs_well a vm
+	nothing_left_in "${PIDS[0]}"
+	MODE="--downtime-limit 1"
+	move a $MODE --json vm "$WHERE" || fail "$(cat "$T/move.err")"
+	jq -es '.[-1].data | .ram["dirty-sync-count"] >= 1 and .destination.requests > 0' "$T/move.out" >/dev/null ||
+		fail "no pass, or no fault: $(tail -1 "$T/move.out")"
+	runs_well b vm
+	settled a b vm
+	;;
+cancelled) # in a pass
+	start a vm --mem 256M --work 200M --threads 2 --pattern random
+	receive b vm "unix:$T/link" --mem 256M --work 200M
+	on a "$UMIG" migrate --mode precopy --downtime-limit 1 --detach vm "$WHERE" >"$T/move.out" 2>&1 || fail "$(cat "$T/move.out")"
+	wait_for 10 passes_begin || fail "no pass: $(on a "$UMIG" status --json vm)"
+	on a "$UMIG" cancel vm >"$T/move.out" 2>&1 || fail "$(cat "$T/move.out")"
+	runs_well a vm
+	nothing_left_in "${PIDS[0]}"
 	;;
 break-page | break-bit) # a broken move is noticed, by the end at the latest
 	start a vm --mem 16M --threads 1 --pattern idle
 	receive b vm "unix:$T/link" --mem 16M --threads 1 --pattern idle
-	move a -p --x-break "${1#break-}" vm "$WHERE" && fail "a broken move ended well"
+	move a $MODE --x-break "${1#break-}" vm "$WHERE" && fail "a broken move ended well"
 	case $1 in
 	*page) says "$T/move.err" 'MEMORY IS NOT COMPLETE: 1 pages of region mem0 never arrived' ;;
 	*bit) says "$T/move.err" 'MEMORY IS DAMAGED' ;;
@@ -158,7 +213,7 @@ break-page | break-bit) # a broken move is noticed, by the end at the latest
 	is_paused() { [ "$(on b "$UMIG" status --json vm | jq -r .status)" = postcopy-paused ]; }
 	wait_for 5 is_paused || fail "the destination says $(on b "$UMIG" status --json vm)"
 	[ "$(state a vm)" = paused ] || fail "the source's VM is $(state a vm)"
-	move a -p vm "unix:$T/other" && fail "it was moved twice"
+	move a $MODE vm "unix:$T/other" && fail "it was moved twice"
 	says "$T/move.err" 'vm is already being migrated'
 	on a "$UMIG" recover vm >"$T/move.out" 2>&1 || fail "recover: $(cat "$T/move.out")"
 	wait_for 10 tried_again || fail "it does not try again: $(on a "$UMIG" status vm)"

@@ -398,7 +398,7 @@ device) # that the destination has not: only QEMU itself knows, and says which
 	sector
 	await b
 	if "$UMIG_QEMU" --version | grep -q 'version 7'; then
-		stays 'QEMU ended while it loaded the machine: it says why on its standard error'
+		stays 'process ended while it loaded the machine: it says why on its standard error'
 	else
 		stays 'QEMU could not load its device state: .*'
 	fi

@@ -107,7 +107,11 @@ words)
 	refused 'is no number of pages' 2 migrate -p vm "unix:$T/link" 3 5x
 	refused 'at most two numbers' 2 migrate -p vm "unix:$T/link" 1 2 3
 	refused '1 to 8 connections' 2 migrate -p --bulk 99 vm "unix:$T/link"
-	refused 'say -p' 2 migrate vm "unix:$T/link"
+	refused 'there are hybrid, precopy and postcopy' 2 migrate --mode fast vm "unix:$T/link"
+	for wrong in 0 -1 x 1e9 ''; do
+		refused 'a number of milliseconds is needed' 2 migrate --downtime-limit "$wrong" vm "unix:$T/link"
+		refused 'a number of seconds is needed' 2 migrate --timeout "$wrong" vm "unix:$T/link"
+	done
 	refused "no verb 'fly'" 2 fly
 	refused 'no VM is called nobody' 1 status nobody
 	refused 'no migration of vm is under way' 1 cancel vm

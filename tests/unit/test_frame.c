@@ -34,6 +34,7 @@ static bool has_free_payload(enum frame_type t)
 	case FRAME_END_OK:
 	case FRAME_FAILED:
 	case FRAME_CANCEL:
+	case FRAME_PASS_END:
 		return true;
 	default:
 		return false;

@@ -1,0 +1,53 @@
+/* SPDX-License-Identifier: MIT */
+#include "migrate/converge.h"
+
+#include "util/util.h"
+
+/* A pass must leave less than this of what it began with: else the next one would not either. */
+static const double gain = 0.7;
+
+/* Less says more of the pass's two round trips than of the link. */
+enum { TELLING_BYTES = 4 * 1024 * 1024 };
+
+void converge_init(struct converge *c, const struct converge_options *options, double bytes_per_s,
+		   uint64_t other_ns)
+{
+	*c = (struct converge){ .options = *options,
+				.bytes_per_s = bytes_per_s,
+				.other_ns = other_ns };
+}
+
+uint64_t converge_downtime_ns(const struct converge *c, uint64_t dirty_bytes)
+{
+	if (c->bytes_per_s <= 0)
+		return dirty_bytes ? UINT64_MAX : c->other_ns;
+	return c->other_ns + (uint64_t)((double)dirty_bytes * NS_PER_S / c->bytes_per_s);
+}
+
+enum converge_what converge_next(const struct converge *c, uint64_t dirty_bytes, uint64_t now_ns)
+{
+	bool late = c->options.timeout_ns && now_ns >= c->options.timeout_ns;
+
+	if (c->options.mode == MODE_POSTCOPY)
+		return CONVERGE_SWITCH;
+	if (!dirty_bytes)
+		return CONVERGE_FINISH;
+	/* How fast pages come in there is known only behind a pass. */
+	if ((c->npasses || dirty_bytes < TELLING_BYTES) &&
+	    converge_downtime_ns(c, dirty_bytes) <= c->options.downtime_limit_ns)
+		return CONVERGE_FINISH;
+	if (c->options.mode == MODE_PRECOPY)
+		return late ? CONVERGE_GIVE_UP : CONVERGE_PASS;
+	if (late || (c->npasses && (double)dirty_bytes > gain * (double)c->last_bytes))
+		return CONVERGE_SWITCH;
+	return CONVERGE_PASS;
+}
+
+void converge_passed(struct converge *c, uint64_t dirty_bytes, uint64_t sent_bytes,
+		     uint64_t took_ns)
+{
+	c->last_bytes = dirty_bytes;
+	c->npasses++;
+	if (sent_bytes >= TELLING_BYTES && took_ns)
+		c->bytes_per_s = (double)sent_bytes * NS_PER_S / (double)took_ns;
+}

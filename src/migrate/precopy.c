@@ -1,0 +1,154 @@
+/* SPDX-License-Identifier: MIT */
+#include "migrate/precopy.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "migrate/source.h"
+#include "util/clock.h"
+#include "util/util.h"
+
+/* What a stop costs beside the pages: device state saved and loaded, and a few round trips. */
+static uint64_t other_ns(const struct source *s)
+{
+	return 15 * NS_PER_MS + 4 * s->notes->predicted.rtt_ns;
+}
+
+static void found(void *arg, uint32_t region, uint64_t first_pg, uint64_t npages)
+{
+	struct source *s = arg;
+
+	order_add(&s->order, region, first_pg, npages);
+}
+
+static uint64_t left_bytes(const struct source *s)
+{
+	return atomic_load(&s->order.left_pages) * s->page_bytes[0];
+}
+
+static int begin(struct source *s, struct err *e)
+{
+	struct dirty_region region[WIRE_REGIONS_MAX];
+
+	for (unsigned int i = 0; i < s->config.nregions; i++) {
+		const struct source_region *r = &s->config.region[i];
+
+		region[i] = (struct dirty_region){ .name = r->name,
+						   .va = r->va,
+						   .npages = r->npages,
+						   .page_bytes = r->page_bytes,
+						   .memfd = r->memfd,
+						   .hugetlb = r->page_bytes > 4096 };
+	}
+	return dirty_begin(&s->dirty, region, s->config.nregions, e);
+}
+
+/* What has changed, to be read from now on: what was being written into memory by the VMM's devices
+ * when it was looked at has arrived there (docs/kernel.md: direct I/O). */
+static int collect(struct source *s, bool running, struct err *e)
+{
+	int rc = dirty_collect(&s->dirty, found, s, e);
+
+	return rc || !running ? rc : s->config.vmm->ops->drain(s->config.vmm, e);
+}
+
+static int hear_pass_ok(struct source *s, struct err *e)
+{
+	const uint8_t *payload;
+	struct frame f;
+
+	return source_await(s, FRAME_PASS_OK, &f, &payload, e);
+}
+
+/* Sends all that is unsent, and hears that it has arrived as it was sent. */
+static int run_pass(struct source *s, struct err *e)
+{
+	uint64_t begun_ns = clock_ns(), dirty_bytes = left_bytes(s),
+		 out_bytes = atomic_load(&s->notes->sent_bytes);
+	uint8_t buf[ENDING_BYTES];
+	struct ending m;
+	int rc;
+
+	atomic_store(&s->marks_sent, 0);
+	atomic_store(&s->page_sum, 0);
+	atomic_fetch_add(&s->epoch, 1);
+	rc = source_tell(s, FRAME_PASS, 0, NULL, 0, e);
+	if (!rc)
+		rc = hear_pass_ok(s, e);
+	if (!rc)
+		rc = source_send_pass(s, e);
+	if (rc < 0)
+		return rc;
+	m = (struct ending){ atomic_load(&s->page_sum), atomic_load(&s->notes->sent_pages),
+			     atomic_load(&s->notes->zero_pages) };
+	ending_put(buf, &m);
+	rc = source_tell(s, FRAME_PASS_END, 0, buf, sizeof(buf), e);
+	if (!rc)
+		rc = hear_pass_ok(s, e);
+	if (rc < 0)
+		return rc;
+	order_settled(&s->order);
+	atomic_fetch_add(&s->notes->passes, 1);
+	converge_passed(&s->converge, dirty_bytes, atomic_load(&s->notes->sent_bytes) - out_bytes,
+			clock_ns() - begun_ns);
+	return 0;
+}
+
+static int give_up(const struct source *s, struct err *e)
+{
+	return err_set(
+		e, ETIME,
+		"%s changes memory faster than the link takes it: %.1f MiB are left, which would stop it for %llu ms; --mode hybrid moves it, or a longer --timeout, or a higher --downtime-limit",
+		s->config.name, (double)left_bytes(s) / MIB,
+		(unsigned long long)(converge_downtime_ns(&s->converge, left_bytes(s)) /
+				     NS_PER_MS));
+}
+
+int source_precopy(struct source *s, struct err *e)
+{
+	enum converge_what what = CONVERGE_PASS;
+	uint64_t begun_ns = clock_ns();
+	int rc;
+
+	if (s->config.converge.mode == MODE_POSTCOPY)
+		return 0;
+	converge_init(&s->converge, &s->config.converge, s->notes->predicted.link_bytes_per_s,
+		      other_ns(s));
+	rc = begin(s, e);
+	while (!rc && what == CONVERGE_PASS) {
+		rc = collect(s, true, e);
+		if (rc < 0)
+			break;
+		what = atomic_load(&s->switch_now)
+			       ? CONVERGE_SWITCH
+			       : converge_next(&s->converge, left_bytes(s), clock_ns() - begun_ns);
+		if (what == CONVERGE_PASS)
+			rc = run_pass(s, e);
+		else if (what == CONVERGE_GIVE_UP)
+			rc = give_up(s, e);
+	}
+	s->finish_first = what == CONVERGE_FINISH;
+	return rc;
+}
+
+int precopy_finish(struct source *s, struct err *e)
+{
+	int rc;
+
+	if (s->config.converge.mode == MODE_POSTCOPY)
+		return 0;
+	rc = collect(s, false, e);
+	/* It may have changed much since it was decided. */
+	if (!rc && s->finish_first && s->config.converge.mode == MODE_HYBRID)
+		s->finish_first = converge_next(&s->converge, left_bytes(s), 0) == CONVERGE_FINISH;
+	if (!rc && s->finish_first && left_bytes(s))
+		rc = run_pass(s, e);
+	if (!rc)
+		rc = source_tell(s, FRAME_PASS, FRAME_LAST, NULL, 0, e);
+	return rc ? rc : hear_pass_ok(s, e);
+}
+
+void precopy_end(struct source *s)
+{
+	dirty_end(&s->dirty);
+}
