@@ -24,6 +24,8 @@ extern const struct verb verbs[];
 int cli_run(int argc, char **argv);
 int cli_receive(int argc, char **argv);
 int cli_migrate(int argc, char **argv);
+int cli_postcopy(int argc, char **argv);
+int cli_set(int argc, char **argv);
 int cli_list(int argc, char **argv);
 int cli_status(int argc, char **argv);
 int cli_cancel(int argc, char **argv);

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "cli/cli.h"
+#include "cli/limits.h"
 #include "net/sock.h"
 #include "serve/serve.h"
 
@@ -30,12 +31,23 @@ const struct verb verbs[] = {
 	  "  --on-loss stall|kill[:SECONDS]|poison[:SECONDS]\n"
 	  "               what becomes of a CPU that waits for a page while the source is gone: it waits (stall, the\n"
 	  "               default); or behind SECONDS (default 60) the VM is killed, or it gets a machine check\n" },
-	{ "migrate", cli_migrate, "-p [OPTION]... NAME URI [FORWARD [BACKWARD]]",
+	{ "migrate", cli_migrate, "[OPTION]... NAME URI [FORWARD [BACKWARD]]",
 	  "move a VM to where 'receive' waits",
 	  "Shows how far it is until the destination has confirmed that every page is accounted for: only then is the\n"
 	  "exit status 0. Ctrl-C leaves the migration running.\n\n"
-	  "  -p            by post-copy: the VM runs at the destination at once, its memory follows\n"
-	  "  -n            no background: only pages that the VM touches are sent\n"
+	  "Memory is copied while the VM runs here, and again what it changes meanwhile; when little is left, or when\n"
+	  "that gains nothing any more, it is stopped for a moment and runs there, and what is left follows it.\n\n"
+	  "  --mode hybrid|precopy|postcopy\n"
+	  "                hybrid: as above (default); precopy: only when what is left fits the downtime limit; postcopy:\n"
+	  "                stopped at once, and all memory follows\n"
+	  "  -p            --mode postcopy\n"
+	  "  --downtime-limit MS\n"
+	  "                what is left must be copied in that time to be copied before it runs there (default 100)\n"
+	  "  --timeout SECONDS\n"
+	  "                for copying while it runs: then hybrid stops it, and precopy gives up (default: none)\n"
+	  "  --max-bandwidth SIZE, --max-postcopy-bandwidth SIZE\n"
+	  "                bytes a second, as in 100M, while it runs here, and there; what it waits for is never slowed\n"
+	  "  -n            no background: only pages that the VM touches are sent (behind the stop)\n"
 	  "  -m            the background goes on where the last fault was\n"
 	  "  FORWARD       pages sent along behind a touched one (default: the 64 around it)\n"
 	  "  BACKWARD      pages sent along before it\n"
@@ -48,6 +60,12 @@ const struct verb verbs[] = {
 	  "  --json        progress and result as lines of JSON\n"
 	  "  --detach      return once it is under way\n"
 	  "  --x-break W   break it on purpose: W is 'page' (one is never sent) or 'bit' (one is flipped)\n" },
+	{ "postcopy", cli_postcopy, "NAME",
+	  "stop a VM that is being copied now: what is left follows it",
+	  "For a move that makes passes (migrate without --mode): the pass that runs is ended.\n" },
+	{ "set", cli_set, "NAME OPTION VALUE", "change a limit of a move that is under way",
+	  "OPTION is one of " LIMITS_NAMES ", as for 'migrate'.\n"
+	  "VALUE of the bandwidths: bytes a second, as in 100M, or unlimited.\n" },
 	{ "list", cli_list, "", "the VMs of this host", "" },
 	{ "status", cli_status, "[--json] NAME", "how far a VM's migration is",
 	  "  --json   what query-migrate answers\n" },

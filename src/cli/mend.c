@@ -8,6 +8,7 @@
 
 #include "cli/progress.h"
 #include "rundir/keeperfile.h"
+#include "rundir/vmfile.h"
 #include "serve/serve.h"
 #include "util/clock.h"
 #include "util/util.h"
@@ -97,5 +98,24 @@ int mend_and_open(struct ctl *c, const char *name, json_t **ret_status, struct e
 	if (ret_status && rc >= 0)
 		*ret_status = json_incref(status);
 	json_decref(status);
+	return rc;
+}
+
+int mend_and_execute(const char *name, const char *command, json_t *arguments, struct err *e)
+{
+	static struct ctl c;
+	struct vm_record vm;
+	int rc = vmfile_load(name, &vm, e);
+
+	if (!rc)
+		rc = mend_and_open(&c, vm.name, NULL, e);
+	if (rc > 0)
+		rc = err_set(e, ENOENT, "no migration of %s is under way", vm.name);
+	if (rc < 0) {
+		json_decref(arguments);
+		return rc;
+	}
+	rc = ctl_execute(&c, command, arguments, NULL, e);
+	ctl_close(&c);
 	return rc;
 }

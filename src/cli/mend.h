@@ -26,4 +26,8 @@ int mend_first(const char *name, struct err *e);
  */
 int mend_and_open(struct ctl *c, const char *name, json_t **ret_status, struct err *e);
 
+/* A command for a move that is under way; takes the reference of arguments. -ENOENT: there is none,
+ * or no such VM. */
+int mend_and_execute(const char *name, const char *command, json_t *arguments, struct err *e);
+
 #endif

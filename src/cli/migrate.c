@@ -1,5 +1,4 @@
 /* SPDX-License-Identifier: MIT */
-#include <errno.h>
 #include <getopt.h>
 #include <jansson.h>
 #include <stdio.h>
@@ -7,6 +6,7 @@
 
 #include "cli/cli.h"
 #include "cli/follow.h"
+#include "cli/limits.h"
 #include "cli/mend.h"
 #include "cli/progress.h"
 #include "cli/report.h"
@@ -14,13 +14,12 @@
 #include "rundir/statefile.h"
 #include "serve/serve.h"
 
-enum { DOWNTIME_LIMIT_MS = 100 };
-
 struct request {
 	const char *name, *uri, *break_what, *mode;
 	bool no_background, move_background, detach, insecure, rehearse, as_json;
 	long forward, backward, bulk;
-	int link_timeout_ms, downtime_limit_ms, timeout_ms;
+	int link_timeout_ms;
+	json_t *limits;
 };
 
 static int parse_pages(const char *text, const char *what, long *ret_n)
@@ -30,18 +29,6 @@ static int parse_pages(const char *text, const char *what, long *ret_n)
 	*ret_n = strtol(text, &end, 10);
 	if (*end || end == text || *ret_n < 0 || *ret_n > 1 << 20)
 		return cli_usage("migrate", "%s '%s' is no number of pages", what, text);
-	return 0;
-}
-
-/* In units of unit_ms; a day at most. */
-static int parse_ms(const char *text, int unit_ms, int *ret_ms)
-{
-	char *end;
-	double n = strtod(text, &end);
-
-	if (*end || end == text || !(n * unit_ms >= 1 && n * unit_ms <= 24 * 3600e3))
-		return -EINVAL;
-	*ret_ms = (int)(n * unit_ms);
 	return 0;
 }
 
@@ -68,24 +55,28 @@ static int parse(struct request *r, int argc, char **argv)
 {
 	static const struct option options[] = { { "bulk", required_argument, NULL, 'b' },
 						 { "detach", no_argument, NULL, 'd' },
-						 { "downtime-limit", required_argument, NULL, 'D' },
+						 { "downtime-limit", required_argument, NULL, 'L' },
 						 { "insecure", no_argument, NULL, 'i' },
 						 { "json", no_argument, NULL, 'j' },
 						 { "link-timeout", required_argument, NULL, 't' },
 						 { "mode", required_argument, NULL, 'M' },
 						 { "rehearse", no_argument, NULL, 'r' },
-						 { "timeout", required_argument, NULL, 'T' },
+						 { "max-bandwidth", required_argument, NULL, 'L' },
+						 { "max-postcopy-bandwidth", required_argument,
+						   NULL, 'L' },
+						 { "timeout", required_argument, NULL, 'L' },
 						 { "x-break", required_argument, NULL, 'x' },
 						 { NULL, 0, NULL, 0 } };
-	int opt;
+	const char *wanted = "";
+	int opt, at = 0, rc;
 
 	*r = (struct request){ .mode = "hybrid",
 			       .forward = -1,
 			       .backward = -1,
 			       .bulk = 2,
 			       .link_timeout_ms = CLI_LINK_TIMEOUT_MS,
-			       .downtime_limit_ms = DOWNTIME_LIMIT_MS };
-	while ((opt = getopt_long(argc, argv, "pnm", options, NULL)) != -1) {
+			       .limits = json_object() };
+	while ((opt = getopt_long(argc, argv, "pnm", options, &at)) != -1) {
 		switch (opt) {
 		case 'p':
 			r->mode = "postcopy";
@@ -99,19 +90,11 @@ static int parse(struct request *r, int argc, char **argv)
 					"--mode %s: there are hybrid, precopy and postcopy",
 					optarg);
 			break;
-		case 'D':
-			if (parse_ms(optarg, 1, &r->downtime_limit_ms) < 0)
-				return cli_usage(
-					"migrate",
-					"--downtime-limit %s: a number of milliseconds is needed, from 1",
-					optarg);
-			break;
-		case 'T':
-			if (parse_ms(optarg, 1000, &r->timeout_ms) < 0)
-				return cli_usage(
-					"migrate",
-					"--timeout %s: a number of seconds is needed, as in 60",
-					optarg);
+		case 'L': /* options[at] says which */
+			rc = limits_parse(options[at].name, optarg, r->limits, &wanted);
+			if (rc < 0)
+				return cli_usage("migrate", "--%s '%s': %s", options[at].name,
+						 optarg, wanted);
 			break;
 		case 'n':
 			r->no_background = true;
@@ -167,8 +150,7 @@ static int start(const struct request *r, struct err *e)
 
 	json_object_set_new(config, "link-timeout-ms", json_integer(r->link_timeout_ms));
 	json_object_set_new(config, "mode", json_string(r->mode));
-	json_object_set_new(config, "downtime-limit-ms", json_integer(r->downtime_limit_ms));
-	json_object_set_new(config, "timeout-ms", json_integer(r->timeout_ms));
+	json_object_set(config, "limits", r->limits);
 	if (r->break_what)
 		json_object_set_new(config, "break", json_string(r->break_what));
 	rc = keeper_start(r->name, config, -1, e);

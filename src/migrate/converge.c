@@ -4,7 +4,7 @@
 #include "util/util.h"
 
 /* A pass must leave less than this of what it began with: else the next one would not either. */
-static const double gain = 0.7;
+static const double gain = 0.5;
 
 /* Less says more of the pass's two round trips than of the link. */
 enum { TELLING_BYTES = 4 * 1024 * 1024 };

@@ -94,6 +94,18 @@ static int run_pass(struct source *s, struct err *e)
 	return 0;
 }
 
+static enum converge_what next(struct source *s, uint64_t since_ns)
+{
+	struct source_limits limits;
+
+	if (atomic_load(&s->switch_now))
+		return CONVERGE_SWITCH;
+	source_get_limits(s, &limits);
+	s->converge.options.downtime_limit_ns = limits.downtime_ns;
+	s->converge.options.timeout_ns = limits.timeout_ns;
+	return converge_next(&s->converge, left_bytes(s), since_ns);
+}
+
 static int give_up(const struct source *s, struct err *e)
 {
 	return err_set(
@@ -110,18 +122,16 @@ int source_precopy(struct source *s, struct err *e)
 	uint64_t begun_ns = clock_ns();
 	int rc;
 
-	if (s->config.converge.mode == MODE_POSTCOPY)
+	if (s->config.mode == MODE_POSTCOPY)
 		return 0;
-	converge_init(&s->converge, &s->config.converge, s->notes->predicted.link_bytes_per_s,
-		      other_ns(s));
+	converge_init(&s->converge, &(struct converge_options){ .mode = s->config.mode },
+		      s->notes->predicted.link_bytes_per_s, other_ns(s));
 	rc = begin(s, e);
 	while (!rc && what == CONVERGE_PASS) {
 		rc = collect(s, true, e);
 		if (rc < 0)
 			break;
-		what = atomic_load(&s->switch_now)
-			       ? CONVERGE_SWITCH
-			       : converge_next(&s->converge, left_bytes(s), clock_ns() - begun_ns);
+		what = next(s, clock_ns() - begun_ns);
 		if (what == CONVERGE_PASS)
 			rc = run_pass(s, e);
 		else if (what == CONVERGE_GIVE_UP)
@@ -135,12 +145,12 @@ int precopy_finish(struct source *s, struct err *e)
 {
 	int rc;
 
-	if (s->config.converge.mode == MODE_POSTCOPY)
+	if (s->config.mode == MODE_POSTCOPY)
 		return 0;
 	rc = collect(s, false, e);
 	/* It may have changed much since it was decided. */
-	if (!rc && s->finish_first && s->config.converge.mode == MODE_HYBRID)
-		s->finish_first = converge_next(&s->converge, left_bytes(s), 0) == CONVERGE_FINISH;
+	if (!rc && s->finish_first && s->config.mode == MODE_HYBRID)
+		s->finish_first = next(s, 0) == CONVERGE_FINISH;
 	if (!rc && s->finish_first && left_bytes(s))
 		rc = run_pass(s, e);
 	if (!rc)

@@ -326,6 +326,31 @@ void source_urgent_thread(struct source *s)
 		failure_set(&s->failure, &e);
 }
 
+/* Waits until the background may send that many bytes: of all its connections together. */
+static int pace(struct source *s, uint64_t bytes, struct err *e)
+{
+	bool passing = atomic_load(&s->passing) && !s->stopped; /* a last pass is downtime */
+	uint64_t now_ns = clock_ns(), rate, at_ns;
+	int rc;
+
+	pthread_mutex_lock(&s->pace_lock);
+	rate = passing ? s->config.limits.pass_bytes_per_s : s->config.limits.postcopy_bytes_per_s;
+	at_ns = max_u64(s->pace_ns, now_ns);
+	if (rate)
+		s->pace_ns = at_ns + bytes * NS_PER_S / rate;
+	pthread_mutex_unlock(&s->pace_lock);
+	if (!rate || at_ns == now_ns)
+		return 0;
+	rc = fd_wait(s->failure.fd, POLLIN, -1, (int)((at_ns - now_ns) / NS_PER_MS));
+	return rc == -ETIMEDOUT ? 0 : err_set(e, ECANCELED, "cancelled");
+}
+
+/* In a pass that an operator has ended what is left stays so. */
+static bool goes_on(const struct source *s)
+{
+	return !atomic_load(&s->passing) || !atomic_load(&s->switch_now);
+}
+
 /* Sends what is left. With -n there is nothing to do but to wait until all has been asked for. */
 static int send_left(struct source *s, struct channel *c, uint8_t *buf, struct err *e)
 {
@@ -338,8 +363,11 @@ static int send_left(struct source *s, struct channel *c, uint8_t *buf, struct e
 		if (rc != -ETIMEDOUT)
 			return err_set(e, ECANCELED, "cancelled");
 	}
-	while (order_background(&s->order, &run)) {
-		rc = source_send_run(s, c, run, 0, 0, buf, e);
+	while (goes_on(s) && order_background(&s->order, &run)) {
+		rc = pace(s, (uint64_t)__builtin_popcountll(run.mask) * s->page_bytes[run.region],
+			  e);
+		if (!rc)
+			rc = source_send_run(s, c, run, 0, 0, buf, e);
 		if (rc < 0)
 			return rc;
 	}

@@ -65,6 +65,7 @@ int source_init(struct source *s, const struct source_config *config, struct err
 	s->patience_ms = config->link_timeout_ms;
 	s->suspect_ms = SUSPECT_MS;
 	pthread_mutex_init(&s->peer_lock, NULL);
+	pthread_mutex_init(&s->pace_lock, NULL);
 	rc = failure_init(&s->failure);
 	if (!rc)
 		rc = failure_init(&s->trouble);
@@ -97,6 +98,7 @@ void source_fini(struct source *s)
 	fd_close(&s->progress_fd);
 	fd_close(&s->retry_fd);
 	pthread_mutex_destroy(&s->peer_lock);
+	pthread_mutex_destroy(&s->pace_lock);
 	failure_fini(&s->trouble);
 	failure_fini(&s->failure);
 }
@@ -253,7 +255,7 @@ int source_hello(struct source *s, struct err *e)
 
 static bool passes(const struct source *s)
 {
-	return s->config.converge.mode != MODE_POSTCOPY;
+	return s->config.mode != MODE_POSTCOPY;
 }
 
 static void list_regions(struct source *s, struct advise *m)
@@ -271,6 +273,7 @@ static void list_regions(struct source *s, struct advise *m)
 				min_u64((uint64_t)st.st_blocks * 512, m->region[i].size_bytes);
 		s->populated_bytes += m->region[i].populated_bytes;
 	}
+	atomic_store(&s->notes->populated_bytes, s->populated_bytes);
 }
 
 int source_advise(struct source *s, struct err *e)
@@ -443,6 +446,7 @@ int source_discard(struct source *s, struct err *e)
 		return err_set(e, ENOMEM, "no memory for a list of extents");
 	atomic_store(&s->marks_sent, 0);
 	atomic_store(&s->page_sum, 0);
+	atomic_store(&s->notes->populated_bytes, 0);
 	atomic_fetch_add(&s->epoch, 1);
 	for (uint32_t i = 0; !rc && i < s->config.nregions; i++)
 		rc = send_extents(s, i, buf, e);
@@ -981,6 +985,33 @@ static void interrupt(struct source *s)
 	fd_signal(s->retry_fd);
 	if (atomic_load(&s->resuming)) /* a link that is up is left alone */
 		failure_set(&s->failure, &e);
+}
+
+void source_get_limits(struct source *s, struct source_limits *ret_limits)
+{
+	pthread_mutex_lock(&s->pace_lock);
+	*ret_limits = s->config.limits;
+	pthread_mutex_unlock(&s->pace_lock);
+}
+
+void source_set_limits(struct source *s, const struct source_limits *limits)
+{
+	pthread_mutex_lock(&s->pace_lock);
+	s->config.limits = *limits;
+	s->pace_ns = 0;
+	pthread_mutex_unlock(&s->pace_lock);
+}
+
+int source_switch(struct source *s, struct err *e)
+{
+	if (s->config.mode == MODE_PRECOPY)
+		return err_set(
+			e, EBUSY,
+			"it was to be moved by pre-copy alone (--mode precopy): 'umig cancel' takes that back");
+	if (s->config.mode == MODE_POSTCOPY || atomic_load(&s->stage) > STAGE_PRECOPY)
+		return err_set(e, EALREADY, "its memory follows it already, or is just about to");
+	atomic_store(&s->switch_now, true);
+	return 0;
 }
 
 void source_call(struct source *s, const struct uri *peer)

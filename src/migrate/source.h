@@ -45,6 +45,13 @@ struct source_notes {
 	char figures[2048]; /* JSON: what the destination counted; valid with t_end_ns */
 };
 
+/* May be changed while it moves: source_set_limits(). Bytes a second; 0: none. Requests have none.
+ */
+struct source_limits {
+	uint64_t downtime_ns, timeout_ns;
+	uint64_t pass_bytes_per_s, postcopy_bytes_per_s;
+};
+
 struct source_config {
 	const char *name; /* of the VM */
 	struct uri peer;
@@ -52,7 +59,8 @@ struct source_config {
 	struct source_region region[WIRE_REGIONS_MAX];
 	struct vmm *vmm;
 	struct order_options order;
-	struct converge_options converge;
+	enum migrate_mode mode;
+	struct source_limits limits;
 	int uffd, pagemap_fd; /* of the VMM, for passes; owner: the process */
 	unsigned int nbulk;
 	enum source_break break_what;
@@ -96,6 +104,8 @@ struct source {
 	struct dirty dirty;
 	struct converge converge;
 	_Atomic bool switch_now;    /* an operator wants no more passes */
+	pthread_mutex_t pace_lock;  /* Lock of config.limits and the next */
+	uint64_t pace_ns;	    /* when the background may send again */
 	bool finish_first;	    /* what is dirty is sent before it runs there */
 	int device_fd;		    /* memfd: the device state */
 	uint8_t *control_buf;	    /* one run of pages; main thread */
@@ -131,6 +141,13 @@ int source_cancel(struct source *s);
  * -EPERM: the VM has run there. */
 void source_call(struct source *s, const struct uri *peer);
 int source_resolve(struct source *s, enum standing how, struct err *e);
+
+/* What is running takes note of it at once. */
+void source_get_limits(struct source *s, struct source_limits *ret_limits);
+void source_set_limits(struct source *s, const struct source_limits *limits);
+/* No more passes: -EALREADY: there are none (any more); -EBUSY: it was promised not to (precopy).
+ */
+int source_switch(struct source *s, struct err *e);
 
 /* How often ALIVE is said. */
 int source_beat_ms(const struct source *s);

@@ -100,11 +100,22 @@ static int check_mappers(struct keeper *k, struct err *e)
 	return 0;
 }
 
+static int track(struct keeper *k, struct err *e)
+{
+	for (unsigned int i = 0; i < k->vm.nregions; i++)
+		if (vmm_maps_twice(k->vm.pid, &k->vm.region[i]))
+			return err_set(
+				e, EOPNOTSUPP,
+				"process %d maps the memory %s of %s twice, and what is written there cannot be noticed",
+				(int)k->vm.pid, k->vm.region[i].name, k->name);
+	return hold_tracker(&k->hold, &k->vm, -1, e);
+}
+
 /* Where writes cannot be noticed its memory can only follow it. */
 static int begin_tracking(struct keeper *k, struct err *e)
 {
 	const char *mode = config_text(k->config, "mode");
-	int rc = !strcmp(mode, "postcopy") ? 0 : hold_tracker(&k->hold, &k->vm, -1, e);
+	int rc = !strcmp(mode, "postcopy") || !*mode ? 0 : track(k, e);
 
 	if (rc == 0 || strcmp(mode, "hybrid") != 0)
 		return rc;

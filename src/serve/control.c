@@ -86,7 +86,9 @@ static json_t *failure(const char *desc)
 
 static bool is_forwarded(const char *command)
 {
-	static const char *const names[] = { "migrate_cancel", "migrate-recover", "x-resolve" };
+	static const char *const names[] = { "migrate_cancel", "migrate-recover",
+					     "migrate-set-parameters", "migrate-start-postcopy",
+					     "x-resolve" };
 
 	for (size_t i = 0; i < ARRAY_SIZE(names); i++)
 		if (!strcmp(command, names[i]))

@@ -19,7 +19,7 @@
 #include "util/log.h"
 #include "util/util.h"
 
-enum { TURN_MS = 1000 };
+enum { TURN_MS = 1000, DOWNTIME_LIMIT_MS = 100 };
 
 struct outgoing {
 	struct worker worker;
@@ -246,6 +246,31 @@ static int call(struct outgoing *o, const json_t *command, struct err *e)
 	return rc;
 }
 
+/* What o does not name stays. */
+static void read_limits(const json_t *o, struct source_limits *l)
+{
+	l->downtime_ns = (uint64_t)config_int(o, "downtime-limit",
+					      (json_int_t)(l->downtime_ns / NS_PER_MS)) *
+			 NS_PER_MS;
+	l->timeout_ns =
+		(uint64_t)config_int(o, "timeout", (json_int_t)(l->timeout_ns / NS_PER_MS)) *
+		NS_PER_MS;
+	l->pass_bytes_per_s =
+		(uint64_t)config_int(o, "max-bandwidth", (json_int_t)l->pass_bytes_per_s);
+	l->postcopy_bytes_per_s = (uint64_t)config_int(o, "max-postcopy-bandwidth",
+						       (json_int_t)l->postcopy_bytes_per_s);
+}
+
+static int set_limits(struct source *s, const json_t *command)
+{
+	struct source_limits l;
+
+	source_get_limits(s, &l);
+	read_limits(command, &l);
+	source_set_limits(s, &l);
+	return 0;
+}
+
 static int execute(struct worker *w, const json_t *command, int *fd, struct err *e)
 {
 	struct outgoing *o = w->arg;
@@ -258,6 +283,10 @@ static int execute(struct worker *w, const json_t *command, int *fd, struct err 
 		return call(o, command, e);
 	if (!strcmp(what, "x-resolve"))
 		return resolve(&o->source, command, e);
+	if (!strcmp(what, "migrate-start-postcopy"))
+		return source_switch(&o->source, e);
+	if (!strcmp(what, "migrate-set-parameters"))
+		return set_limits(&o->source, command);
 	if (strcmp(what, "migrate_cancel") != 0)
 		return err_set(e, ENOSYS, "umig-source knows no '%s'", what);
 	if (source_cancel(&o->source) < 0)
@@ -277,14 +306,11 @@ static int read_config(const struct worker *w, struct source_config *c, struct e
 				     .link_timeout_ms = (int)config_int(
 					     w->config, "link-timeout-ms", WORKER_LINK_TIMEOUT_MS),
 				     .rehearsal = config_bool(w->config, "rehearsal") };
-	c->converge = (struct converge_options){
-		.mode = !strcmp(mode, "precopy")  ? MODE_PRECOPY
-			: !strcmp(mode, "hybrid") ? MODE_HYBRID
-						  : MODE_POSTCOPY,
-		.downtime_limit_ns =
-			(uint64_t)config_int(w->config, "downtime-limit-ms", 100) * NS_PER_MS,
-		.timeout_ns = (uint64_t)config_int(w->config, "timeout-ms", 0) * NS_PER_MS,
-	};
+	c->mode = !strcmp(mode, "precopy")  ? MODE_PRECOPY
+		  : !strcmp(mode, "hybrid") ? MODE_HYBRID
+					    : MODE_POSTCOPY;
+	c->limits.downtime_ns = DOWNTIME_LIMIT_MS * NS_PER_MS;
+	read_limits(json_object_get(w->config, "limits"), &c->limits);
 	c->order = (struct order_options){
 		.no_background = config_bool(w->config, "no-background"),
 		.move_background = config_bool(w->config, "move-background"),

@@ -4,16 +4,18 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "rundir/keeperfile.h"
 #include "serve/serve.h"
 #include "util/fd.h"
 
-enum { READY_BYTES_MAX = 512 };
+enum { READY_BYTES_MAX = 512, REPLACED_MS = 2000, LOOK_MS = 20 };
 
 static _Noreturn void become_keeper(const char *name, const char *config, int listen_fd,
 				    int ready_fd)
@@ -57,18 +59,31 @@ static int start(const char *name, json_t *config, int listen_fd, struct err *e)
 	while (len < READY_BYTES_MAX && (n = read(ready, said + len, READY_BYTES_MAX - len)) > 0)
 		len += (size_t)n;
 	said[len] = '\0';
-	if (strcmp(said, "ready") != 0)
+	if (!len)
 		return err_set(
-			e, ECHILD, "%s",
-			len ? said
-			    : "umig-keeper died while it started: see the log in the VM's run directory");
-	return 0;
+			e, EPIPE,
+			"umig-keeper died while it started: see the log in the VM's run directory");
+	return strcmp(said, "ready") != 0 ? err_set(e, ECHILD, "%s", said) : 0;
+}
+
+/* One that had started its worker already is replaced by that. */
+static bool is_replaced(const char *name)
+{
+	for (int ms = 0; ms < REPLACED_MS; ms += LOOK_MS) {
+		if (keeper_is_there(name))
+			return true;
+		poll(NULL, 0, LOOK_MS);
+	}
+	return false;
 }
 
 int keeper_start(const char *name, json_t *config, int listen_fd, struct err *e)
 {
+	int rc;
+
 	json_object_set_new(config, "listen", json_integer(listen_fd));
-	return start(name, config, listen_fd, e);
+	rc = start(name, config, listen_fd, e);
+	return rc == -EPIPE && is_replaced(name) ? 0 : rc;
 }
 
 int keeper_start_for(const char *name, const json_t *config, int *ret_link_fd, struct err *e)

@@ -96,39 +96,71 @@ void vmm_close(struct vmm *v)
 	fd_close(&v->sock);
 }
 
-int vmm_find_mapping(pid_t pid, const struct vmm_region *r, uint64_t *ret_va)
+/* A piece of the region that the process maps, shared. */
+struct piece {
+	uint64_t from, to, offset;
+};
+
+static bool next_piece(FILE *maps, const struct vmm_region *r, struct piece *p)
 {
-	char path[64], line[1024];
-	uint64_t va = 0, mapped = 0;
-	FILE *maps;
+	char line[1024];
+
+	while (fgets(line, sizeof(line), maps)) {
+		unsigned int major, minor;
+		char perms[5];
+		uint64_t ino;
+
+		if (sscanf(line, "%" SCNx64 "-%" SCNx64 " %4s %" SCNx64 " %x:%x %" SCNu64, &p->from,
+			   &p->to, perms, &p->offset, &major, &minor, &ino) == 7 &&
+		    ino == r->ino && makedev(major, minor) == r->dev && perms[3] == 's')
+			return true;
+	}
+	return false;
+}
+
+static FILE *open_maps(pid_t pid)
+{
+	char path[64];
 
 	snprintf(path, sizeof(path), "/proc/%d/maps", (int)pid);
-	maps = fopen(path, "re");
+	return fopen(path, "re");
+}
+
+int vmm_find_mapping(pid_t pid, const struct vmm_region *r, uint64_t *ret_va)
+{
+	uint64_t va = 0, mapped = 0;
+	FILE *maps = open_maps(pid);
+	struct piece p;
+
 	if (!maps)
 		return -errno;
 	/* One region may be several neighbouring VMAs (mlock, madvise): they count as one. */
-	while (mapped < r->size_bytes && fgets(line, sizeof(line), maps)) {
-		uint64_t from, to, offset, ino;
-		unsigned int major, minor;
-		char perms[5];
-
-		if (sscanf(line, "%" SCNx64 "-%" SCNx64 " %4s %" SCNx64 " %x:%x %" SCNu64, &from,
-			   &to, perms, &offset, &major, &minor, &ino) != 7)
-			continue;
-		if (ino != r->ino || makedev(major, minor) != r->dev || perms[3] != 's')
-			continue;
-		if (offset == 0) {
-			va = from;
+	while (mapped < r->size_bytes && next_piece(maps, r, &p)) {
+		if (p.offset == 0) {
+			va = p.from;
 			mapped = 0;
 		}
-		if (va && from == va + mapped && offset == mapped)
-			mapped += to - from;
+		if (va && p.from == va + mapped && p.offset == mapped)
+			mapped += p.to - p.from;
 	}
 	fclose(maps);
 	if (mapped < r->size_bytes)
 		return -ENOENT;
 	*ret_va = va;
 	return 0;
+}
+
+bool vmm_maps_twice(pid_t pid, const struct vmm_region *r)
+{
+	FILE *maps = open_maps(pid);
+	uint64_t mapped = 0;
+	struct piece p;
+
+	while (maps && next_piece(maps, r, &p))
+		mapped += p.to - p.from;
+	if (maps)
+		fclose(maps);
+	return mapped > r->size_bytes;
 }
 
 static bool maps(pid_t pid, const struct vmm_region *r, bool whole)

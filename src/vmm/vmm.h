@@ -120,6 +120,10 @@ void vmm_close(struct vmm *v);
 /* Where process pid maps the file: address of its first byte. -ENOENT: it does not (yet). */
 int vmm_find_mapping(pid_t pid, const struct vmm_region *r, uint64_t *ret_va);
 
+/* Some of it at more than one address: what is written through the second is not noticed at the
+ * first. */
+bool vmm_maps_twice(pid_t pid, const struct vmm_region *r);
+
 /* Who maps the region: process hint, or any other but ours; whole: all of it, as its VMM does.
  * -ESRCH: nobody. */
 pid_t vmm_find_mapper(const struct vmm_region *r, pid_t hint, pid_t except, bool whole);

@@ -154,6 +154,16 @@ settled() { # FROM TO NAME
 left() { on "$1" "$UMIG" list | grep -q "^$2 .*left for"; }
 no_keepers() { [ -z "$(keepers)" ]; }
 
+set_mode() { # into MODE: the words of umig migrate
+	case $1 in
+	postcopy) MODE=-p ;;
+	hybrid) MODE='' ;;
+	precopy) MODE="--mode precopy --timeout 60" ;;
+	switch) MODE="--mode hybrid --downtime-limit 1" ;; # passes, and then post-copy
+	*) fail "no mode $1" ;;
+	esac
+}
+
 says() { # FILE PATTERN: one clear sentence on that file
 	grep -qE -- "$2" "$1" || fail "expected '$2', got: $(cat "$1")"
 }

@@ -4,12 +4,7 @@
 # shellcheck disable=SC2086 # MODE is words
 . "$(dirname "$0")/lib.sh"
 
-case ${2:-postcopy} in
-postcopy) MODE=-p ;;
-hybrid) MODE= ;;
-precopy) MODE="--mode precopy --timeout 60" ;;
-switch) MODE="--mode hybrid --downtime-limit 1" ;; # passes, and then post-copy
-esac
+set_mode "${2:-postcopy}"
 
 there() { # VMM-ARGS: one move from a to b by $URI with $OPT, checked
 	start a vm "$@"
@@ -31,6 +26,8 @@ nothing_left_in() { # PID
 no_keepers_of() { ! ls "$T/$1"/*/ctl.sock >/dev/null 2>&1; }
 tried_again() { [ "$(grep -c 'MEMORY IS' "$T/a/vm/log")" = 2 ]; }
 passes_begin() { [ "$(on a "$UMIG" status --json vm | jq .ram.\"dirty-sync-count\")" -gt 1 ]; }
+is_passing() { [ "$(on a "$UMIG" status --json vm | jq -r .status)" = active ]; }
+runs_there() { [ "$(state b vm)" = running ]; }
 not_here() { ! state "$1" vm; }
 
 case $1 in
@@ -190,6 +187,38 @@ too-busy) # it never fits the limit: it stays, or its memory follows it
 	jq -es '.[-1].data | .ram["dirty-sync-count"] >= 1 and .destination.requests > 0' "$T/move.out" >/dev/null ||
 		fail "no pass, or no fault: $(tail -1 "$T/move.out")"
 	runs_well b vm
+	settled a b vm
+	;;
+live-postcopy | live-set) # a pass that lasts is ended, or let go
+	start a vm --mem 96M --work 64M --threads 2 --pattern sequential --pace 500
+	receive b vm "unix:$T/link" --mem 96M --work 64M --threads 2 --pattern sequential --pace 500
+	on a "$UMIG" migrate --max-bandwidth 4M --detach vm "$WHERE" >"$T/move.out" 2>&1 || fail "$(cat "$T/move.out")"
+	wait_for 10 is_passing || fail "no pass: $(on a "$UMIG" status --json vm)"
+	sleep 1
+	is_passing || fail "64 MiB went at 4 MiB/s in a second"
+	if [ $1 = live-set ]; then
+		on a "$UMIG" set vm max-bandwidth unlimited >"$T/set.out" 2>&1 || fail "$(cat "$T/set.out")"
+		says "$T/set.out" 'vm: max-bandwidth is unlimited from now on'
+	else
+		on a "$UMIG" postcopy vm >"$T/set.out" 2>&1 || fail "$(cat "$T/set.out")"
+	fi
+	wait_for 8 left a vm || fail "it goes on as before: $(on a "$UMIG" status vm)"
+	runs_well b vm 1000
+	settled a b vm
+	jq -e '.migration.ram["dirty-sync-count"] >= 1' "$T/a/vm/state.json" >/dev/null || fail "no pass"
+	;;
+bandwidth) # what is asked for is not slowed, and the background is
+	start a vm --mem 64M --work 32M --threads 1 --pattern sequential --pace 5000
+	receive b vm "unix:$T/link" --mem 64M --work 32M --threads 1 --pattern sequential --pace 5000
+	on a "$UMIG" migrate -p --max-postcopy-bandwidth 1M --detach vm "$WHERE" 0 0 >"$T/move.out" 2>&1 || fail "$(cat "$T/move.out")"
+	wait_for 10 runs_there || fail "it does not get there"
+	sleep 2
+	on a "$UMIG" status --json vm >"$T/status"
+	jq -e '.status == "postcopy-active" and .ram.remaining > 20000000 and .ram["postcopy-requests"] > 10' "$T/status" >/dev/null ||
+		fail "$(cat "$T/status")"
+	on a "$UMIG" set vm max-postcopy-bandwidth unlimited >"$T/set.out" 2>&1 || fail "$(cat "$T/set.out")"
+	wait_for 8 left a vm || fail "it goes on as before: $(on a "$UMIG" status vm)"
+	runs_well b vm 100
 	settled a b vm
 	;;
 cancelled) # in a pass

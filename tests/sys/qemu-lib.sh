@@ -220,7 +220,7 @@ there() {
 	remember a
 	await b
 	# shellcheck disable=SC2086
-	move a -p ${OPT:-} vm "$WHERE" || fail "it did not move: $(cat "$T/move.err")"
+	move a $MODE ${OPT:-} vm "$WHERE" || fail "it did not move: $(cat "$T/move.err")"
 	says "$T/move.out" 'every page is accounted for'
 	proves b
 	is_settled a b

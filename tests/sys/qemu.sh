@@ -36,7 +36,7 @@ cannot_run() { # PATTERN: neither umig run nor umig receive takes what VM says
 }
 
 stays() { # PATTERN: the move is refused with it, and the guest goes on at the source
-	move a -p vm "$WHERE" && fail "it moved"
+	move a $MODE vm "$WHERE" && fail "it moved"
 	says "$T/move.err" "$1"
 	says "$T/move.err" 'it goes on here, as it was'
 	[ "$(grep -c '^umig: ' "$T/move.err")" = 2 ] || fail "not one sentence: $(cat "$T/move.err")"
@@ -121,6 +121,7 @@ migrates_by_itself() { # HOST
 # ---- cases -----------------------------------------------------------------------------------------------------------
 
 build_guest
+set_mode "${2:-postcopy}"
 case $1 in
 idle)
 	IDLE=1
@@ -218,7 +219,7 @@ paused) # arrives paused
 	remember a
 	await b
 	qmp a stop >/dev/null
-	move a -p vm "$WHERE" || fail "it did not move: $(cat "$T/move.err")"
+	move a $MODE vm "$WHERE" || fail "it did not move: $(cat "$T/move.err")"
 	has_status b paused || fail "a paused VM arrived as $(qmp_status b)"
 	is_settled a b
 	has_status b paused || fail "a paused VM became $(qmp_status b)"
@@ -230,7 +231,7 @@ helper) # what QEMU starts has not the guest's memory; a later migration of its 
 	boot a
 	migrates_by_itself a
 	await b
-	move a -p vm "$WHERE" || fail "it did not move: $(cat "$T/move.err")"
+	move a $MODE vm "$WHERE" || fail "it did not move: $(cat "$T/move.err")"
 	is_settled a b
 	migrates_by_itself b
 	works b
@@ -262,7 +263,7 @@ network) # a TCP stream into the guest goes on
 		tee "$T/told" | UMIG_RUN_DIR=$T/c ip netns exec "$NET-c" socat -t10 - TCP:10.77.0.42:7777 >"$T/echoed" 2>"$T/stream.err" &
 	PIDS+=($!)
 	wait_for 20 echoed 50 || fail "the guest does not echo: $(cat "$T/stream.err")"
-	UMIG_RUN_DIR=$T/a timeout 60 ip netns exec "$NET-a" "$UMIG" migrate -p --insecure vm "$WHERE" >"$T/move.out" 2>"$T/move.err" ||
+	UMIG_RUN_DIR=$T/a timeout 60 ip netns exec "$NET-a" "$UMIG" migrate $MODE --insecure vm "$WHERE" >"$T/move.out" 2>"$T/move.err" ||
 		fail "it did not move: $(cat "$T/move.err")"
 	wait_for 30 echoed $(($(wc -l <"$T/echoed") + 100)) || fail "the stream broke after $(tail -1 "$T/echoed")"
 	touch "$T/enough"
@@ -277,7 +278,7 @@ there-and-back) # twice
 	from=a to=b
 	for i in 1 2 3 4; do
 		await $to "unix:$T/link$i"
-		move $from -p vm "$WHERE" || fail "move $i: $(cat "$T/move.err")"
+		move $from $MODE vm "$WHERE" || fail "move $i: $(cat "$T/move.err")"
 		proves $to
 		is_settled $from $to
 		if [ $to = b ]; then from=b to=a; else from=a to=b; fi
@@ -288,12 +289,12 @@ rehearse) # all of it but the last step, and then in earnest
 	boot a
 	remember a
 	await b
-	move a -p --rehearse vm "$WHERE" || fail "$(cat "$T/move.err")"
+	move a $MODE --rehearse vm "$WHERE" || fail "$(cat "$T/move.err")"
 	proves a
 	used_up
 	[ "$(qmp a query-migrate-capabilities | jq '[.[] | select(.state)] | length')" = 0 ] || fail "capabilities are left on"
 	await b
-	move a -p vm "$WHERE" || fail "it did not move: $(cat "$T/move.err")"
+	move a $MODE vm "$WHERE" || fail "it did not move: $(cat "$T/move.err")"
 	proves b
 	is_settled a b
 	;;
@@ -304,7 +305,7 @@ kvm) # faults come from the kernel's side
 	wait_for 90 ready_or_dead a
 	ready a || skip "KVM does not run the boot sector here: $(tail -1 "$T/a-vm.err")"
 	await b
-	move a -p vm "$WHERE" || fail "it did not move: $(cat "$T/move.err")"
+	move a $MODE vm "$WHERE" || fail "it did not move: $(cat "$T/move.err")"
 	works b
 	! grep -q B "$T/a.con" || fail "bad pages at the source already"
 	is_settled a b
@@ -406,7 +407,7 @@ device) # that the destination has not: only QEMU itself knows, and says which
 	used_up
 	sector "${extra[@]}" # the next try, with the same machine
 	await b "unix:$T/link2"
-	move a -p vm "$WHERE" || fail "the next try fails: $(cat "$T/move.err")"
+	move a $MODE vm "$WHERE" || fail "the next try fails: $(cat "$T/move.err")"
 	works b
 	is_settled a b
 	;;
@@ -428,7 +429,7 @@ has-left)
 	sector
 	boot a
 	await b
-	move a -p vm "$WHERE" || fail "it did not move: $(cat "$T/move.err")"
+	move a $MODE vm "$WHERE" || fail "it did not move: $(cat "$T/move.err")"
 	is_settled a b
 	mapfile -t line < <(words)
 	refused "vm has left for unix:$T/link-b at .*: 'umig run --again vm ...'" run vm -- "${RUN[@]}" "${line[@]}"
@@ -464,7 +465,7 @@ cont-locked) # the destination's QEMU may not have the image when it is to run: 
 	used_up
 	qmp third quit >/dev/null
 	await b "unix:$T/link2"
-	move a -p vm "$WHERE" || fail "the next try fails: $(cat "$T/move.err")"
+	move a $MODE vm "$WHERE" || fail "the next try fails: $(cat "$T/move.err")"
 	works b
 	;;
 save-blocked) # the source's QEMU does not migrate such a machine

@@ -109,9 +109,16 @@ words)
 	refused '1 to 8 connections' 2 migrate -p --bulk 99 vm "unix:$T/link"
 	refused 'there are hybrid, precopy and postcopy' 2 migrate --mode fast vm "unix:$T/link"
 	for wrong in 0 -1 x 1e9 ''; do
-		refused 'a number of milliseconds is needed' 2 migrate --downtime-limit "$wrong" vm "unix:$T/link"
-		refused 'a number of seconds is needed' 2 migrate --timeout "$wrong" vm "unix:$T/link"
+		refused 'a number of milliseconds, as in' 2 migrate --downtime-limit "$wrong" vm "unix:$T/link"
+		refused 'a number of seconds, as in' 2 migrate --timeout "$wrong" vm "unix:$T/link"
+		refused 'bytes a second, as in 100M' 2 migrate --max-bandwidth "$wrong" vm "unix:$T/link"
+		refused 'bytes a second, as in 100M' 2 set vm max-postcopy-bandwidth "$wrong"
 	done
+	refused "'speed' cannot be set: there are downtime-limit, timeout" 2 set vm speed 3
+	refused 'a name, an option and its value' 2 set vm timeout
+	refused 'no migration of vm is under way' 1 set vm timeout 3
+	refused 'no migration of vm is under way' 1 postcopy vm
+	refused 'no VM is called nobody' 1 postcopy nobody
 	refused "no verb 'fly'" 2 fly
 	refused 'no VM is called nobody' 1 status nobody
 	refused 'no migration of vm is under way' 1 cancel vm
