@@ -88,7 +88,7 @@ static int fail(const char *fmt, ...)
 
 void cell_name(const struct cell *c, char *out, size_t room)
 {
-	size_t at = 0;
+	size_t at = (size_t)snprintf(out, room, "%s", c->passes ? "passes-" : "");
 
 	for (unsigned int i = 0; i < c->nstrikes && at < room; i++) {
 		const struct strike *s = &c->strike[i];
@@ -484,7 +484,7 @@ static void start_move(void)
 	char via[PATH_BYTES + 16];
 	char *argv[] = { (char *)run.umig,
 			 (char *)"migrate",
-			 (char *)"-p",
+			 (char *)(run.cell->passes ? "--downtime-limit=1" : "-p"),
 			 (char *)"--bulk",
 			 (char *)"1",
 			 (char *)"--link-timeout",

@@ -62,6 +62,7 @@ struct cell {
 	unsigned int nstrikes;
 	struct strike strike[STRIKES_MAX]; /* one after the other */
 	uint64_t seed;			   /* of the guest */
+	bool passes;			   /* memory is copied first; then it switches */
 	bool may_miss;			   /* that a strike's moment never comes is no failure */
 };
 

@@ -60,6 +60,24 @@ static const struct moment moments[] = {
 	SAYS_SOURCE(BYE, CONTROL, 1, "bye"),
 };
 
+/* Of one that makes passes first: what is new in it, and what is different behind them. */
+static const struct moment passing[] = {
+	SAYS_SOURCE(PASS, CONTROL, 1, "pass"),
+	SAYS_DEST(PASS_OK, CONTROL, 1, "pass-ok"),
+	SAYS_SOURCE(PAGES, BULK, 1, "pass-pages"),
+	SAYS_SOURCE(PAGES, BULK, 9, "pass-pages-9"),
+	SAYS_SOURCE(MARK, BULK, 1, "pass-mark"),
+	SAYS_SOURCE(PASS_END, CONTROL, 1, "pass-end"),
+	SAYS_DEST(PASS_OK, CONTROL, 2, "pass-end-ok"),
+	SAYS_SOURCE(PASS, CONTROL, 2, "pass-2"),
+	SAYS_DEST(PASS_OK, CONTROL, 3, "pass-2-ok"),
+	SAYS_SOURCE(EXTENTS, CONTROL, 2, "stale"),
+	SAYS_DEST(DISCARD_OK, CONTROL, 1, "discard-ok"),
+	SAYS_SOURCE(DEVICE, CONTROL, 1, "device"),
+	SAYS_SOURCE(RUN, CONTROL, 1, "run"),
+	SAYS_SOURCE(END, CONTROL, 1, "end"),
+};
+
 /* Of the mending of a link, behind a cut. */
 static const struct moment mending[] = {
 	SAYS_SOURCE(HELLO, CONTROL, 1, "hello-again"),
@@ -174,6 +192,13 @@ static void run_all(void)
 					.seed = m,
 					.strike = { { moments[m], behind, hits[h].victim,
 						      hits[h].how } } });
+			for (size_t m = 0; m < ARRAY_SIZE(passing); m++)
+				run_cell(&(struct cell){
+					.nstrikes = 1,
+					.passes = true,
+					.seed = m,
+					.strike = { { passing[m], behind, hits[h].victim,
+						      hits[h].how } } });
 			for (size_t m = 0; m < ARRAY_SIZE(mending); m++)
 				run_cell(&(struct cell){
 					.nstrikes = 2,
@@ -205,13 +230,17 @@ static struct cell random_cell(void)
 		SAYS_SOURCE(END, CONTROL, 1, "end-next"),
 		SAYS_DEST(END_OK, CONTROL, 1, "end-ok-next"),
 	};
-	struct cell c = { .nstrikes = 1 + (unsigned int)(draw() % 3), .seed = draw() };
+	struct cell c = { .nstrikes = 1 + (unsigned int)(draw() % 3),
+			  .seed = draw(),
+			  .passes = draw() % 2 };
 
 	for (unsigned int i = 0; i < c.nstrikes; i++) {
 		size_t h = draw() % ARRAY_SIZE(hits);
 
 		c.strike[i] = (struct strike){ i ? soon[draw() % ARRAY_SIZE(soon)]
-						 : moments[draw() % ARRAY_SIZE(moments)],
+					       : c.passes && draw() % 2
+						       ? passing[draw() % ARRAY_SIZE(passing)]
+						       : moments[draw() % ARRAY_SIZE(moments)],
 					       draw() % 2, hits[h].victim, hits[h].how };
 		if (!i && c.strike[i].at.type == FRAME_PAGES)
 			c.strike[i].at.nth = 1 + (unsigned int)(draw() % 12);
