@@ -179,6 +179,10 @@ static int conclude(const struct request *r, const json_t *status, const json_t 
 
 	if (r->as_json)
 		progress_json(status);
+	if (!strcmp(r->mode, "hybrid") && !strcmp(progress_text(status, "mode"), "postcopy"))
+		fprintf(stderr,
+			"umig: what %s writes cannot be noticed here (its log says why): its memory followed it by post-copy alone\n",
+			r->name);
 	if (!strcmp(word, "completed") || !strcmp(word, "rehearsed")) {
 		if (!r->as_json && r->rehearse)
 			report_rehearsal(r->name, r->uri, status);

@@ -90,6 +90,7 @@ void report_move(const char *name, const char *uri, const json_t *status, const 
 		 progress_number(ram, "normal"), progress_number(ram, "duplicate"));
 	row("sent", progress_size(progress_number(guess, "bytes"), a, sizeof(a)),
 	    progress_size(sent, b, sizeof(b)), note);
+	count("passes", progress_number(ram, "dirty-sync-count"), "while it ran here");
 	row("rate", rate(progress_number(guess, "link-bytes-per-second"), a),
 	    rate(total_ms > 0 ? sent / total_ms * 1e3 : 0, b), "over the whole time");
 	snprintf(note, sizeof(note), "asked for; %.0f pages with their surroundings", urgent);

@@ -494,40 +494,24 @@ static int take_pass(struct dest *d, struct err *e)
 	return rc ? rc : tell(d, FRAME_PASS_OK, NULL, e);
 }
 
-int dest_precopy(struct dest *d, struct err *e)
+static uint64_t count_data(const struct page_map *m, const struct extent *x)
 {
-	const uint8_t *payload;
-	struct frame f;
-	int rc = 0;
+	uint64_t n = 0;
 
-	if (!d->passes)
-		return 0;
-	d->passing = true;
-	while (!rc && !(rc = dest_expect(d, FRAME_PASS, &f, &payload, e)) &&
-	       !(f.flags & FRAME_LAST)) {
-		rc = open_epoch(d, &f, e);
-		if (!rc)
-			rc = tell(d, FRAME_PASS_OK, NULL, e);
-		if (!rc)
-			rc = take_pass(d, e);
-	}
-	d->passing = false;
-	return rc ? rc : tell(d, FRAME_PASS_OK, NULL, e);
+	for (uint64_t at = 0; at < x->npages; at += 64)
+		n += (uint64_t)__builtin_popcountll(page_test(
+			m, PAGE_DATA, x->first_pg + at, mask_of(min_u64(x->npages - at, 64))));
+	return n;
 }
 
-/* Returns how many of them the source has. */
-static uint64_t forget_pages(struct page_map *m, const struct extent *x)
+static int forget_stale(struct dest *d, struct region *r, const struct extent *x, struct err *e)
 {
-	uint64_t have = 0;
+	int rc = region_forget(r, x->first_pg, x->npages);
 
-	for (uint64_t n = 0; n < x->npages; n += 64) {
-		uint64_t mask = mask_of(min_u64(x->npages - n, 64));
-
-		page_forget(m, x->first_pg + n, mask);
-		have += (uint64_t)__builtin_popcountll(
-			page_test(m, PAGE_DATA, x->first_pg + n, mask));
-	}
-	return have;
+	d->stale_pages += count_data(r->pages, x);
+	return rc < 0 ? err_set(e, -rc, "region %s: empty pages that are stale: %s", r->name,
+				strerror(-rc))
+		      : 0;
 }
 
 /* What has not arrived must be what the source said it would send again: while it still has the VM.
@@ -565,11 +549,50 @@ static int note_extents(struct dest *d, const struct frame *f, const uint8_t *pa
 		if (rc < 0)
 			return rc;
 		if (f->flags & FRAME_STALE)
-			d->stale_pages += forget_pages(d->umem.region[f->region].pages, &x);
+			rc = forget_stale(d, &d->umem.region[f->region], &x, e);
 		else
 			page_set_data(d->umem.region[f->region].pages, x.first_pg, x.npages);
+		if (rc < 0)
+			return rc;
 	}
 	return 0;
+}
+
+/* What the source will not send again before it stops is emptied before it stops. */
+static int take_stale(struct dest *d, const struct frame *f, const uint8_t *payload, struct err *e)
+{
+	int rc = f->flags & FRAME_STALE ? note_extents(d, f, payload, e)
+					: out_of_order(f, "PASS", e);
+
+	return rc || !(f->flags & FRAME_LAST) ? rc : tell(d, FRAME_PASS_OK, NULL, e);
+}
+
+int dest_precopy(struct dest *d, struct err *e)
+{
+	const uint8_t *payload;
+	bool over = !d->passes;
+	struct frame f;
+	int rc = 0;
+
+	d->passing = d->passes;
+	while (!rc && !over && !(rc = hear(d, &f, &payload, e))) {
+		if (f.type == FRAME_EXTENTS) {
+			rc = take_stale(d, &f, payload, e);
+			continue;
+		}
+		if (f.type != FRAME_PASS) {
+			rc = out_of_order(&f, "PASS", e);
+			break;
+		}
+		over = f.flags & FRAME_LAST;
+		rc = over ? 0 : open_epoch(d, &f, e);
+		if (!rc)
+			rc = tell(d, FRAME_PASS_OK, NULL, e);
+		if (!rc && !over)
+			rc = take_pass(d, e);
+	}
+	d->passing = false;
+	return rc;
 }
 
 /* Under discard_lock: whatever was answered with zeros since HELLO, or came in a pass and is not
@@ -579,13 +602,16 @@ static int empty_all(void *arg)
 	struct dest *d = arg;
 	struct err e;
 
+	d->stuck = false;
 	for (unsigned int i = 0; i < d->umem.nregions; i++) {
+		bool clean = false;
 		uint64_t left;
-		int rc = d->passes ? region_discard_rest(&d->umem.region[i])
+		int rc = d->passes ? region_discard_rest(&d->umem.region[i], &clean)
 				   : region_punch(&d->umem.region[i], &left, &e);
 
 		if (rc < 0)
 			return rc;
+		d->stuck |= !clean;
 	}
 	return 0;
 }
@@ -723,7 +749,7 @@ int dest_discard(struct dest *d, struct err *e)
 	if (rc < 0)
 		return err_set(e, -rc, "empty the memory: %s", strerror(-rc));
 	rc = d->passes ? check_passes(d, e) : 0;
-	if (!rc)
+	if (!rc && d->stuck)
 		rc = fetch_all_stuck(d, e);
 	return rc ? rc : tell(d, FRAME_DISCARD_OK, NULL, e);
 }

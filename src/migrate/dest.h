@@ -82,6 +82,7 @@ struct dest {
 	bool passes;		/* PRECOPY: the source sends while its VM runs */
 	bool passing;		/* it is doing so */
 	uint64_t stale_pages;	/* that it will send again */
+	bool stuck;		/* something is present that has not arrived */
 	bool memory_ready;	/* umem, pages.map and registration exist */
 	struct failure trouble; /* why the link is down, for status */
 	struct failure doom;	/* its VMM has died: nothing can be mended any more */

@@ -2,11 +2,15 @@
 #include "migrate/precopy.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <string.h>
 
 #include "migrate/source.h"
 #include "util/clock.h"
+#include "util/fd.h"
 #include "util/util.h"
+
+enum { STALE_ROUNDS_MAX = 4, STALE_ROUND_BYTES = 4 * 1024 * 1024 };
 
 /* What a stop costs beside the pages: device state saved and loaded, and a few round trips. */
 static uint64_t other_ns(const struct source *s)
@@ -116,6 +120,26 @@ static int give_up(const struct source *s, struct err *e)
 				     NS_PER_MS));
 }
 
+/* What will not be sent again before the stop: to empty it there takes time, which is no downtime
+ * now. What changes meanwhile is little, and then less. */
+static int announce_stale(struct source *s, struct err *e)
+{
+	uint64_t was_bytes;
+	int rc = 0;
+
+	for (unsigned int i = 0; !rc && i < STALE_ROUNDS_MAX; i++) {
+		was_bytes = left_bytes(s);
+		rc = source_send_stale(s, FRAME_LAST, e);
+		if (!rc)
+			rc = hear_pass_ok(s, e);
+		if (!rc)
+			rc = collect(s, false, e);
+		if (left_bytes(s) - was_bytes < STALE_ROUND_BYTES)
+			break;
+	}
+	return rc;
+}
+
 int source_precopy(struct source *s, struct err *e)
 {
 	enum converge_what what = CONVERGE_PASS;
@@ -138,6 +162,8 @@ int source_precopy(struct source *s, struct err *e)
 			rc = give_up(s, e);
 	}
 	s->finish_first = what == CONVERGE_FINISH;
+	if (!rc && what == CONVERGE_SWITCH)
+		rc = announce_stale(s, e);
 	return rc;
 }
 
@@ -156,6 +182,26 @@ int precopy_finish(struct source *s, struct err *e)
 	if (!rc)
 		rc = source_tell(s, FRAME_PASS, FRAME_LAST, NULL, 0, e);
 	return rc ? rc : hear_pass_ok(s, e);
+}
+
+void source_events_thread(struct source *s)
+{
+	struct pollfd p[2] = { { .fd = s->config.uffd, .events = POLLIN },
+			       { .fd = s->events_fd, .events = POLLIN } };
+
+	while (!p[1].revents) {
+		if (poll(p, 2, -1) < 0 && errno != EINTR)
+			return;
+		if (p[0].revents & POLLIN)
+			dirty_hear(&s->dirty);
+		if (p[0].revents & (POLLERR | POLLHUP)) /* the VMM has gone */
+			p[0].fd = -1;
+	}
+}
+
+void source_end_events(struct source *s)
+{
+	fd_signal(s->events_fd);
 }
 
 void precopy_end(struct source *s)

@@ -257,16 +257,13 @@ static int wait_for_requests(struct urgent *u, bool *ret_room, struct err *e)
 {
 	struct source *s = u->s;
 	short events = u->nwindows ? POLLIN | POLLOUT : POLLIN;
-	struct pollfd p[4] = { { .fd = s->urgent.fd, .events = events },
+	struct pollfd p[3] = { { .fd = s->urgent.fd, .events = events },
 			       { .fd = s->failure.fd, .events = POLLIN },
-			       { .fd = u->finished ? -1 : s->finish_fd, .events = POLLIN },
-			       { .fd = s->config.uffd, .events = POLLIN } };
+			       { .fd = u->finished ? -1 : s->finish_fd, .events = POLLIN } };
 
-	if (poll(p, 4, source_beat_ms(s)) < 0 && errno != EINTR)
+	if (poll(p, 3, source_beat_ms(s)) < 0 && errno != EINTR)
 		return err_set(e, errno, "wait for requests: %s", strerror(errno));
 	*ret_room = p[0].revents == POLLOUT; /* what is asked for goes first */
-	if (p[3].revents & POLLIN)
-		dirty_hear(&s->dirty);
 	if (p[1].revents)
 		return err_set(e, ECANCELED, "cancelled");
 	if (p[2].revents && !p[0].revents && !u->nwindows) {

@@ -54,6 +54,7 @@ int source_init(struct source *s, const struct source_config *config, struct err
 		s->page_bytes[i] = config->region[i].page_bytes;
 	}
 	s->device_fd = -1;
+	s->events_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	dirty_init(&s->dirty, config->uffd, config->pagemap_fd);
 	for (unsigned int i = 0; i < WIRE_BULK_MAX; i++)
 		s->bulk_fd[i] = -1;
@@ -69,8 +70,8 @@ int source_init(struct source *s, const struct source_config *config, struct err
 	rc = failure_init(&s->failure);
 	if (!rc)
 		rc = failure_init(&s->trouble);
-	if (rc < 0 || s->retry_fd < 0 || s->bulk_fd[config->nbulk - 1] < 0 || s->finish_fd < 0 ||
-	    s->progress_fd < 0)
+	if (rc < 0 || s->retry_fd < 0 || s->events_fd < 0 || s->bulk_fd[config->nbulk - 1] < 0 ||
+	    s->finish_fd < 0 || s->progress_fd < 0)
 		return err_set(e, EMFILE, "make event fds: %s", strerror(EMFILE));
 	rc = order_init(&s->order, config->nregions, s->npages, &config->order);
 	s->control_buf = source_alloc_run_buffer(s, &len);
@@ -92,6 +93,7 @@ void source_fini(struct source *s)
 	order_fini(&s->order);
 	precopy_end(s);
 	fd_close(&s->device_fd);
+	fd_close(&s->events_fd);
 	for (unsigned int i = 0; i < WIRE_BULK_MAX; i++)
 		fd_close(&s->bulk_fd[i]);
 	fd_close(&s->finish_fd);
@@ -410,6 +412,20 @@ static int send_stale(struct source *s, uint32_t region, uint8_t *buf, struct er
 	return rc;
 }
 
+int source_send_stale(struct source *s, uint16_t flags, struct err *e)
+{
+	struct frame end = { .type = FRAME_EXTENTS,
+			     .flags = FRAME_STALE | flags,
+			     .epoch = atomic_load(&s->epoch) };
+	uint8_t *buf = malloc(EXTENTS_PER_FRAME * EXTENT_BYTES);
+	int rc = buf ? 0 : err_set(e, ENOMEM, "no memory for a list of extents");
+
+	for (uint32_t i = 0; !rc && i < s->config.nregions; i++)
+		rc = send_stale(s, i, buf, e);
+	free(buf);
+	return rc || !flags ? rc : channel_send(&s->control, &end, NULL, e);
+}
+
 /* Pages that the destination could not empty are overwritten before anything reads them. */
 static int send_stuck(struct source *s, uint32_t region, const uint8_t *list, uint32_t len_bytes,
 		      struct err *e)
@@ -450,9 +466,9 @@ int source_discard(struct source *s, struct err *e)
 	atomic_fetch_add(&s->epoch, 1);
 	for (uint32_t i = 0; !rc && i < s->config.nregions; i++)
 		rc = send_extents(s, i, buf, e);
-	for (uint32_t i = 0; !rc && passes(s) && i < s->config.nregions; i++)
-		rc = send_stale(s, i, buf, e);
 	free(buf);
+	if (!rc && passes(s))
+		rc = source_send_stale(s, 0, e);
 	if (!rc)
 		rc = source_tell(s, FRAME_DISCARD, 0, NULL, 0, e);
 	/* One EXTENTS for each region with pages that are stuck, then DISCARD_OK. */

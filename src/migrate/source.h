@@ -107,6 +107,7 @@ struct source {
 	pthread_mutex_t pace_lock;  /* Lock of config.limits and the next */
 	uint64_t pace_ns;	    /* when the background may send again */
 	bool finish_first;	    /* what is dirty is sent before it runs there */
+	int events_fd;		    /* eventfd: the events thread returns */
 	int device_fd;		    /* memfd: the device state */
 	uint8_t *control_buf;	    /* one run of pages; main thread */
 	int bulk_fd[WIRE_BULK_MAX]; /* eventfd: pages may be sent by this thread */
@@ -152,6 +153,11 @@ int source_switch(struct source *s, struct err *e);
 /* How often ALIVE is said. */
 int source_beat_ms(const struct source *s);
 
+/* Body of a thread, where passes are made: whatever the VMM gives up waits for it. From before
+ * source_run() until it has returned; ended by source_end_events(). */
+void source_events_thread(struct source *s);
+void source_end_events(struct source *s);
+
 /* Bodies of the threads that hooks.start_threads makes; they return when the source has ended or
  * failed. */
 void source_urgent_thread(struct source *s);
@@ -177,7 +183,9 @@ int source_join_data(struct source *s, struct hello *h, struct err *e);
 /* The answer that belongs here, with no limit of time but the link's. */
 int source_await(struct source *s, enum frame_type type, struct frame *f, const uint8_t **payload,
 		 struct err *e);
-/* For precopy.c: all that is unsent goes out, and a mark on every bulk connection. */
+/* For precopy.c: what of that which is unsent the destination may have. */
+int source_send_stale(struct source *s, uint16_t flags, struct err *e);
+/* All that is unsent goes out, and a mark on every bulk connection. */
 int source_send_pass(struct source *s, struct err *e);
 
 /* Stage functions, for the table. */

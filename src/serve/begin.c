@@ -108,7 +108,7 @@ static int track(struct keeper *k, struct err *e)
 				e, EOPNOTSUPP,
 				"process %d maps the memory %s of %s twice, and what is written there cannot be noticed",
 				(int)k->vm.pid, k->vm.region[i].name, k->name);
-	return hold_tracker(&k->hold, &k->vm, -1, e);
+	return hold_tracker(&k->hold, &k->vm, e);
 }
 
 /* Where writes cannot be noticed its memory can only follow it. */
@@ -145,7 +145,11 @@ static int begin(struct keeper *k, struct err *e)
 		rc = hold_describe(&k->hold, &k->vm, k->config, e);
 	if (!rc)
 		rc = write_begin(k, e);
-	return rc ? rc : keeper_start_child(k, false, e);
+	if (!rc)
+		rc = keeper_start_child(k, false, e);
+	if (!k->incoming) /* when the worker goes the VMM is as before */
+		hold_drop_tracker(&k->hold);
+	return rc;
 }
 
 static int begin_fresh(struct keeper *k, struct err *e)
@@ -276,8 +280,6 @@ static int recover_memory(struct keeper *k, const struct move_state *s, struct e
 			k->name);
 	if (k->incoming && s->record != MOVE_BEGUN && !keeper_vmm_died(k, 0))
 		hold_uffd(&k->hold, &k->vm, k->record.remote_uffd, false, &none);
-	if (!k->incoming && k->record.remote_uffd >= 0 && !keeper_vmm_died(k, 0))
-		hold_tracker(&k->hold, &k->vm, k->record.remote_uffd, &none);
 	return 0;
 }
 

@@ -87,31 +87,24 @@ static void open_pagemap(struct hold *h, const struct vm_record *vm)
 	h->pagemap_fd = open(path, O_RDONLY | O_CLOEXEC);
 }
 
-int hold_tracker(struct hold *h, const struct vm_record *vm, int remote_uffd, struct err *e)
-{
-	int rc;
-
-	if (remote_uffd < 0) {
-		rc = attach_create_uffd(vm->pid, UFFD_FEATURES_TRACK, &h->uffd, &h->remote_uffd, e);
-	} else {
-		rc = attach_fetch_uffd(vm->pid, remote_uffd, &h->uffd, &h->remote_uffd, e);
-		if (!rc && h->remote_uffd != remote_uffd) { /* somebody else's */
-			fd_close(&h->uffd);
-			h->remote_uffd = -1;
-		}
-	}
-	if (!rc)
-		open_pagemap(h, vm);
-	return rc;
-}
-
-void hold_drop_tracker(struct hold *h, const struct vm_record *vm)
+int hold_tracker(struct hold *h, const struct vm_record *vm, struct err *e)
 {
 	struct err ignored;
+	int remote = -1;
+	int rc = attach_create_uffd(vm->pid, UFFD_FEATURES_TRACK, &h->uffd, &remote, e);
 
-	if (h->remote_uffd >= 0)
-		attach_close(vm->pid, h->remote_uffd, &ignored);
-	h->remote_uffd = -1;
+	if (rc < 0)
+		return rc;
+	open_pagemap(h, vm);
+	if (attach_close(vm->pid, remote, &ignored) < 0) { /* else it would outlive us there */
+		hold_drop_tracker(h);
+		return err_set(e, EIO, "%s", ignored.msg);
+	}
+	return 0;
+}
+
+void hold_drop_tracker(struct hold *h)
+{
 	fd_close(&h->uffd);
 	fd_close(&h->pagemap_fd);
 }

@@ -16,8 +16,9 @@ struct hold {
 	unsigned int nregions;
 	int memfd[VMM_REGIONS_MAX];
 	int vmm_pidfd;
-	int listen_fd;			   /* destination: where the source calls */
-	int uffd, remote_uffd, pagemap_fd; /* remote_uffd: its number inside the VMM */
+	int listen_fd;	      /* destination: where the source calls */
+	int uffd, pagemap_fd; /* destination; source: only until the worker has it */
+	int remote_uffd;      /* destination: its number inside the VMM */
 };
 
 void hold_init(struct hold *h);
@@ -39,11 +40,11 @@ void hold_no_memory(struct hold *h, const struct vm_record *vm);
 int hold_uffd(struct hold *h, const struct vm_record *vm, int remote_uffd, bool fresh,
 	      struct err *e);
 
-/* Source: one that notices writes, made now; or one that a predecessor had made (remote_uffd >= 0),
- * only to be given back. -EOPNOTSUPP: this kernel has none. hold_drop_tracker(): closed here and in
- * the VMM, which is as before. */
-int hold_tracker(struct hold *h, const struct vm_record *vm, int remote_uffd, struct err *e);
-void hold_drop_tracker(struct hold *h, const struct vm_record *vm);
+/* Source: one that notices writes. Only its holders here have it, not the VMM: when the last of
+ * them has gone the VMM is as before, and nothing in it waits for anybody. -EOPNOTSUPP: this kernel
+ * has none. hold_drop_tracker(): when the worker has it. */
+int hold_tracker(struct hold *h, const struct vm_record *vm, struct err *e);
+void hold_drop_tracker(struct hold *h);
 
 /* From the configuration of a worker that has inherited them and now starts us. */
 void hold_inherited(struct hold *h, const json_t *config);

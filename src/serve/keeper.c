@@ -199,8 +199,6 @@ int keeper_main(int argc, char **argv)
 		keeper_kill_vmm(&k);
 	else
 		end_vmm(&k);
-	if (!k.incoming && !keeper_vmm_died(&k, 0))
-		hold_drop_tracker(&k.hold, &k.vm);
 	control_fini(&k.control);
 	return 0;
 }

@@ -6,7 +6,8 @@
  *   umig-source   its worker at the source; source.c
  *   umig-pager    its worker at the destination; pager.c
  *
- * Threads: umig-source has main (keeper link), session (stages), urgent, bulk 0..n-1;
+ * Threads: umig-source has main (keeper link), session (stages), urgent, bulk 0..n-1, events (what
+ *          the VMM gives up, where passes are made);
  *          umig-pager has main (keeper link), session (stages, VMM before RUN), fault, bulk 0..n-1,
  *          settle (VMM behind RUN).
  */

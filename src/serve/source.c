@@ -24,7 +24,7 @@ enum { TURN_MS = 1000, DOWNTIME_LIMIT_MS = 100 };
 struct outgoing {
 	struct worker worker;
 	struct source source;
-	pthread_t session, urgent, bulk[WIRE_BULK_MAX];
+	pthread_t session, events, urgent, bulk[WIRE_BULK_MAX];
 	unsigned int nthreads; /* urgent first, then bulk */
 	struct bulk_arg {
 		struct source *source;
@@ -35,6 +35,12 @@ struct outgoing {
 static void *urgent_body(void *arg)
 {
 	source_urgent_thread(arg);
+	return NULL;
+}
+
+static void *events_body(void *arg)
+{
+	source_events_thread(arg);
 	return NULL;
 }
 
@@ -161,6 +167,10 @@ static void *session_body(void *arg)
 	worker_end(&o->worker, end_word(o, rc), rc < 0 ? &e : NULL);
 	return NULL;
 }
+
+static const char *const mode_name[] = {
+	[MODE_POSTCOPY] = "postcopy", [MODE_PRECOPY] = "precopy", [MODE_HYBRID] = "hybrid"
+};
 
 static json_t *ram_status(const struct source *s)
 {
@@ -306,9 +316,9 @@ static int read_config(const struct worker *w, struct source_config *c, struct e
 				     .link_timeout_ms = (int)config_int(
 					     w->config, "link-timeout-ms", WORKER_LINK_TIMEOUT_MS),
 				     .rehearsal = config_bool(w->config, "rehearsal") };
-	c->mode = !strcmp(mode, "precopy")  ? MODE_PRECOPY
-		  : !strcmp(mode, "hybrid") ? MODE_HYBRID
-					    : MODE_POSTCOPY;
+	for (unsigned int i = 0; i < ARRAY_SIZE(mode_name); i++)
+		if (!strcmp(mode, mode_name[i]))
+			c->mode = (enum migrate_mode)i;
 	c->limits.downtime_ns = DOWNTIME_LIMIT_MS * NS_PER_MS;
 	read_limits(json_object_get(w->config, "limits"), &c->limits);
 	c->order = (struct order_options){
@@ -402,10 +412,15 @@ int source_main(int argc, char **argv)
 	o->worker.turns = &o->source.turns;
 	/* It may be in the middle of a send, which has its own deadline. */
 	o->worker.turn_ms = config.link_timeout_ms + TURN_MS;
-	rc = worker_thread(&o->session, "session", session_body, o, &e);
+	rc = config.uffd < 0 ? 0 : worker_thread(&o->events, "events", events_body, &o->source, &e);
+	if (!rc)
+		rc = worker_thread(&o->session, "session", session_body, o, &e);
 	if (rc < 0)
 		return worker_fail(&o->worker, &e);
 	worker_loop(&o->worker);
 	pthread_join(o->session, NULL);
+	source_end_events(&o->source);
+	if (config.uffd >= 0)
+		pthread_join(o->events, NULL);
 	return o->worker.failed;
 }

@@ -150,9 +150,13 @@ int region_renew_zero(struct region *r, uint64_t first_pg, uint32_t npages);
 /* Over pages that are present, before the guest runs. 0 or -errno. Placers. */
 int region_write(struct region *r, uint64_t first_pg, uint32_t npages, const uint8_t *data);
 
+/* What has come of these is not right any more, and is emptied. Before umem_discard(). Control. */
+int region_forget(struct region *r, uint64_t first_pg, uint64_t npages);
+
 /* The end of PRECOPY, as the work of umem_discard(), with PAGE_DATA set and stale pages forgotten:
- * what has arrived is kept, all else is emptied. Returns 0 or -errno. */
-int region_discard_rest(struct region *r);
+ * what has arrived is kept, all else is emptied. *ret_clean: and nothing else is present. Returns 0
+ * or -errno. */
+int region_discard_rest(struct region *r, bool *ret_clean);
 
 /* Gives up what is left: it is nobody's again, and its waiters fault again. Placers. */
 void region_place_abandon(struct placing *p);

@@ -9,6 +9,7 @@
 #include <fcntl.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "umem/region.h"
@@ -162,15 +163,61 @@ static int empty_rest(struct region *r)
 	return rc;
 }
 
-int region_discard_rest(struct region *r)
+int region_forget(struct region *r, uint64_t first_pg, uint64_t npages)
+{
+	uint64_t end = first_pg + npages, run_pg = first_pg, run = 0;
+	int rc = 0;
+
+	for (uint64_t pg = first_pg; !rc && pg < end; pg += 64) {
+		uint64_t all = mask_of(min_u64(end - pg, 64)),
+			 here = page_test(r->pages, PAGE_ARRIVED, pg, all);
+		unsigned int at, len;
+
+		page_forget(r->pages, pg, all);
+		while (!rc && mask_cut(&here, &at, &len)) {
+			if (run && run_pg + run != pg + at) {
+				rc = punch(r, run_pg, run);
+				run = 0;
+			}
+			run_pg = run ? run_pg : pg + at;
+			run += len;
+		}
+	}
+	return rc || !run ? rc : punch(r, run_pg, run);
+}
+
+/* Beside what has arrived nothing is present: then its size on tmpfs says so. */
+static bool is_clean(const struct region *r, uint64_t arrived_pages)
+{
+	struct stat st;
+
+	return r->kind != REGION_ANON && fstat(r->memfd, &st) == 0 &&
+	       (uint64_t)st.st_blocks * 512 == arrived_pages * r->page_bytes;
+}
+
+int region_discard_rest(struct region *r, bool *ret_clean)
 {
 	struct page_map *m = r->pages;
-	int rc;
+	uint64_t arrived = 0;
+	int rc = 0;
 
-	for (uint64_t w = 0; (w = page_next_word(m, PAGE_CLAIMED, w)) != UINT64_MAX; w += 64)
-		page_forget(m, w, ~page_test(m, PAGE_DATA, w, ~0ull)); /* holes by now */
-	rc = empty_rest(r);
-	for (uint64_t w = 0; !rc && (w = page_next_word(m, PAGE_CLAIMED, w)) != UINT64_MAX; w += 64)
-		page_arrived(m, w, page_test(m, PAGE_CLAIMED, w, ~0ull)); /* zeros, and so absent */
+	for (uint64_t w = 0; !rc && (w = page_next_word(m, PAGE_CLAIMED, w)) != UINT64_MAX;
+	     w += 64) {
+		uint64_t gone =
+			page_test(m, PAGE_CLAIMED, w, ~0ull) & ~page_test(m, PAGE_DATA, w, ~0ull);
+		unsigned int at, len;
+
+		while (!rc && mask_cut(&gone, &at, &len)) /* holes by now */
+			rc = region_forget(r, w + at, len);
+		arrived += (uint64_t)__builtin_popcountll(page_test(m, PAGE_ARRIVED, w, ~0ull));
+	}
+	if (!rc && !is_clean(r, arrived))
+		rc = empty_rest(r);
+	*ret_clean = !rc && is_clean(r, arrived);
+	for (uint64_t w = 0; !rc && (w = page_next_word(m, PAGE_CLAIMED, w)) != UINT64_MAX;
+	     w += 64) {
+		/* Zeros, and so absent. */
+		page_arrived(m, w, page_test(m, PAGE_CLAIMED, w, ~0ull));
+	}
 	return rc;
 }
