@@ -308,10 +308,12 @@ int attach_create_uffd(pid_t pid, uint64_t features, int *ret_uffd, int *ret_rem
 		return err_set(e, errno, "fetch the userfaultfd of process %d: %s", (int)pid,
 			       strerror(errno));
 	rc = uffd_api(uffd, features);
+	if (rc < 0) /* nothing of it stays there */
+		attach_close(pid, remote_fd, e);
 	if (rc < 0)
 		return err_set(
 			e, -rc,
-			"this kernel's userfaultfd lacks what umig needs (Linux 5.14 or newer): %s",
+			"this kernel's userfaultfd lacks what umig needs (Linux 5.14 to serve memory, 6.7 to notice writes): %s",
 			strerror(-rc));
 	*ret_uffd = fd_steal(&uffd);
 	*ret_remote_fd = remote_fd;

@@ -115,7 +115,10 @@ void dest_reset(struct dest *d)
 {
 	struct dest_config config = d->config;
 	struct err ignored;
+	uint64_t left;
 
+	for (unsigned int i = 0; d->passes && i < d->umem.nregions; i++) /* it may wait for long */
+		region_punch(&d->umem.region[i], &left, &ignored);
 	dest_fini(d);
 	dest_init(d, &config, &ignored);
 }
@@ -214,7 +217,11 @@ static int beat(struct dest *d, struct err *e)
 {
 	struct frame alive = { .type = FRAME_ALIVE, .epoch = atomic_load(&d->epoch) };
 
-	if (channel_is_silent(&d->control, (uint64_t)d->config.link_timeout_ms * NS_PER_MS))
+	uint64_t timeout_ns = (uint64_t)d->config.link_timeout_ms * NS_PER_MS;
+
+	/* In passes its session may be busy with its VMM for longer; its urgent thread never is. */
+	if (channel_is_silent(&d->control, timeout_ns) &&
+	    (!d->passing || channel_is_silent(&d->urgent, timeout_ns)))
 		return err_set(e, ETIMEDOUT, "the link broke: nothing has come for %.1f s",
 			       d->config.link_timeout_ms / 1e3);
 	return channel_send(&d->control, &alive, NULL, e);

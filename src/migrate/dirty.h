@@ -25,8 +25,7 @@ struct dirty_region {
 	uint64_t va;	  /* in the VMM */
 	uint64_t npages;
 	uint32_t page_bytes;
-	int memfd;    /* owner: caller */
-	bool hugetlb; /* SEEK_DATA says "data" everywhere */
+	int memfd; /* owner: caller; shmem */
 };
 
 struct dirty {
@@ -34,8 +33,10 @@ struct dirty {
 	unsigned int nregions, nregistered;
 	struct dirty_region region[DIRTY_REGIONS_MAX];
 	struct bitmap data[DIRTY_REGIONS_MAX]; /* the pages that were there at the last look */
+	uint64_t blocks[DIRTY_REGIONS_MAX];    /* as many were allocated then */
+	bool sees_unmapped;		       /* this kernel reports what has no page table */
 	pthread_mutex_t lock;
-	bool listening;				  /* Lock */
+	uint64_t removals;			  /* Lock: events since the last look */
 	struct bitmap removed[DIRTY_REGIONS_MAX]; /* Lock: given up since then */
 };
 
@@ -59,8 +60,9 @@ int dirty_collect(struct dirty *d, dirty_found *found, void *arg, struct err *e)
  * dirty_init(). */
 void dirty_hear(struct dirty *d);
 
-/* The extent of data at or behind *from_pg; *from_pg becomes its end. False: there is none. */
-bool dirty_next_data(const struct dirty_region *r, uint64_t *from_pg, uint64_t *ret_first_pg,
+/* What was there at the last dirty_collect(): the extent at or behind *from_pg, which becomes its
+ * end. False: there is none. */
+bool dirty_next_data(struct dirty *d, uint32_t region, uint64_t *from_pg, uint64_t *ret_first_pg,
 		     uint64_t *ret_npages);
 
 /* The VMM is as before. No matter if it has died; may be called twice. */

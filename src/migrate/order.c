@@ -70,22 +70,7 @@ void order_settled(struct order *o)
 bool order_next_unsent(struct order *o, uint32_t region, uint64_t *from_pg, uint64_t *ret_first_pg,
 		       uint64_t *ret_npages)
 {
-	struct bitmap *b = &o->unsent[region];
-	uint64_t pg = *from_pg < o->npages[region] ? bitmap_next(b, *from_pg) : BITMAP_NONE;
-	unsigned int n;
-
-	if (pg == BITMAP_NONE)
-		return false;
-	*ret_first_pg = pg;
-	do { /* ones from here on */
-		uint64_t zeros = ~bitmap_get(b, pg, ~0ull);
-
-		n = zeros ? (unsigned int)__builtin_ctzll(zeros) : 64;
-		pg += n;
-	} while (n == 64);
-	*ret_npages = pg - *ret_first_pg;
-	*from_pg = pg;
-	return true;
+	return bitmap_next_run(&o->unsent[region], from_pg, ret_first_pg, ret_npages);
 }
 
 void order_return(struct order *o, uint32_t region, uint64_t first_pg, uint64_t npages)

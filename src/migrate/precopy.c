@@ -41,8 +41,7 @@ static int begin(struct source *s, struct err *e)
 						   .va = r->va,
 						   .npages = r->npages,
 						   .page_bytes = r->page_bytes,
-						   .memfd = r->memfd,
-						   .hugetlb = r->page_bytes > 4096 };
+						   .memfd = r->memfd };
 	}
 	return dirty_begin(&s->dirty, region, s->config.nregions, e);
 }
@@ -51,7 +50,10 @@ static int begin(struct source *s, struct err *e)
  * when it was looked at has arrived there (docs/kernel.md: direct I/O). */
 static int collect(struct source *s, bool running, struct err *e)
 {
+	uint64_t begun_ns = clock_ns();
 	int rc = dirty_collect(&s->dirty, found, s, e);
+
+	s->converge.other_ns = other_ns(s) + clock_ns() - begun_ns; /* it is part of the stop too */
 
 	return rc || !running ? rc : s->config.vmm->ops->drain(s->config.vmm, e);
 }
@@ -194,7 +196,7 @@ void source_events_thread(struct source *s)
 			return;
 		if (p[0].revents & POLLIN)
 			dirty_hear(&s->dirty);
-		if (p[0].revents & (POLLERR | POLLHUP)) /* the VMM has gone */
+		if (p[0].revents & (POLLERR | POLLHUP | POLLNVAL)) /* the VMM has gone */
 			p[0].fd = -1;
 	}
 }

@@ -17,7 +17,7 @@
 #include "util/mask.h"
 #include "util/util.h"
 
-enum { WINDOWS_MAX = 64, URGENT_LOOKAHEAD_BYTES = 16 * FRAME_HEAD_BYTES };
+enum { PACE_MS_MAX = 100, WINDOWS_MAX = 64, URGENT_LOOKAHEAD_BYTES = 16 * FRAME_HEAD_BYTES };
 
 static uint32_t run_bytes(const struct source *s)
 {
@@ -323,29 +323,45 @@ void source_urgent_thread(struct source *s)
 		failure_set(&s->failure, &e);
 }
 
-/* Waits until the background may send that many bytes: of all its connections together. */
-static int pace(struct source *s, uint64_t bytes, struct err *e)
+/* In a pass that an operator has ended what is left stays so. */
+static bool goes_on(const struct source *s)
 {
-	bool passing = atomic_load(&s->passing) && !s->stopped; /* a last pass is downtime */
-	uint64_t now_ns = clock_ns(), rate, at_ns;
-	int rc;
+	return !atomic_load(&s->passing) || !atomic_load(&s->switch_now);
+}
 
+/* When the background may send that many bytes: of all its connections together. */
+static uint64_t book(struct source *s, uint64_t bytes, uint64_t now_ns)
+{
+	bool passing = atomic_load(&s->passing);
+	uint64_t rate, at_ns;
+
+	if (passing && atomic_load(&s->stopped)) /* a last pass is downtime */
+		return now_ns;
 	pthread_mutex_lock(&s->pace_lock);
 	rate = passing ? s->config.limits.pass_bytes_per_s : s->config.limits.postcopy_bytes_per_s;
 	at_ns = max_u64(s->pace_ns, now_ns);
 	if (rate)
 		s->pace_ns = at_ns + bytes * NS_PER_S / rate;
 	pthread_mutex_unlock(&s->pace_lock);
-	if (!rate || at_ns == now_ns)
-		return 0;
-	rc = fd_wait(s->failure.fd, POLLIN, -1, (int)((at_ns - now_ns) / NS_PER_MS));
-	return rc == -ETIMEDOUT ? 0 : err_set(e, ECANCELED, "cancelled");
+	return rate ? at_ns : now_ns;
 }
 
-/* In a pass that an operator has ended what is left stays so. */
-static bool goes_on(const struct source *s)
+/* Waits for that; or until the limits have changed. */
+static int pace(struct source *s, uint64_t bytes, struct err *e)
 {
-	return !atomic_load(&s->passing) || !atomic_load(&s->switch_now);
+	unsigned int was = atomic_load(&s->limits_set);
+	uint64_t now_ns = clock_ns(), at_ns = book(s, bytes, now_ns);
+
+	while (now_ns < at_ns && goes_on(s) && atomic_load(&s->limits_set) == was) {
+		uint64_t ms = min_u64((at_ns - now_ns) / NS_PER_MS, PACE_MS_MAX);
+
+		if (fd_wait(s->failure.fd, POLLIN, -1, (int)ms) != -ETIMEDOUT)
+			return err_set(e, ECANCELED, "cancelled");
+		now_ns = max_u64(clock_ns(), now_ns + 1);
+		if (!ms)
+			break;
+	}
+	return 0;
 }
 
 /* Sends what is left. With -n there is nothing to do but to wait until all has been asked for. */

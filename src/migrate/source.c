@@ -340,7 +340,8 @@ int source_stop(struct source *s, struct err *e)
 	if (rc < 0)
 		return rc;
 	atomic_store(&s->notes->t_stop_ns, clock_ns());
-	s->stopped = true; /* also if it fails half-way: the roll-back must make sure */
+	atomic_store(&s->stopped,
+		     true); /* also if it fails half-way: the roll-back must make sure */
 	rc = s->config.vmm->ops->set_running(s->config.vmm, false, e);
 	/* Saved before the last look at its memory: also what saving may write there is seen. */
 	if (!rc)
@@ -348,34 +349,49 @@ int source_stop(struct source *s, struct err *e)
 	return rc ? rc : precopy_finish(s, e);
 }
 
+/* The extent of data at or behind *from_pg, as passes have seen it last, or as it is. */
+static bool next_data(struct source *s, uint32_t region, uint64_t *from_pg, struct extent *x)
+{
+	const struct source_region *r = &s->config.region[region];
+	off_t from, to;
+	uint64_t end_pg;
+
+	if (passes(s))
+		return dirty_next_data(&s->dirty, region, from_pg, &x->first_pg, &x->npages);
+	if (*from_pg >= r->npages)
+		return false;
+	from = lseek(r->memfd, (off_t)(*from_pg * r->page_bytes), SEEK_DATA);
+	if (from < 0)
+		return false;
+	to = lseek(r->memfd, from, SEEK_HOLE);
+	if (to < 0)
+		to = (off_t)(r->npages * r->page_bytes);
+	x->first_pg = max_u64((uint64_t)from / r->page_bytes, *from_pg);
+	end_pg = min_u64(((uint64_t)to + r->page_bytes - 1) / r->page_bytes, r->npages);
+	x->npages = end_pg - x->first_pg;
+	*from_pg = end_pg;
+	return true;
+}
+
 /* Sends the extents of one region that hold data, and notes them as unsent where nothing has been
  * sent yet. */
 static int send_extents(struct source *s, uint32_t region, uint8_t *buf, struct err *e)
 {
-	const struct source_region *r = &s->config.region[region];
-	off_t end = (off_t)(r->npages * r->page_bytes), from, to = 0;
 	struct frame f = { .type = FRAME_EXTENTS,
 			   .region = region,
 			   .epoch = atomic_load(&s->epoch) };
-	uint64_t done_pg = 0;
+	uint64_t pg = 0;
+	struct extent x;
 	int rc = 0;
 
-	while (!rc && to < end && (from = lseek(r->memfd, to, SEEK_DATA)) >= 0) {
-		struct extent x;
-
-		to = lseek(r->memfd, from, SEEK_HOLE);
-		if (to < 0)
-			to = end;
-		x.first_pg = max_u64((uint64_t)from / r->page_bytes, done_pg);
-		done_pg = min_u64(((uint64_t)to + r->page_bytes - 1) / r->page_bytes, r->npages);
-		if (done_pg <= x.first_pg)
+	while (!rc && next_data(s, region, &pg, &x)) {
+		if (!x.npages) /* given up in between */
 			continue;
-		x.npages = done_pg - x.first_pg;
 		if (!passes(s))
 			order_add(&s->order, region, x.first_pg, x.npages);
-		atomic_fetch_add(&s->notes->populated_bytes, x.npages * r->page_bytes);
+		atomic_fetch_add(&s->notes->populated_bytes, x.npages * s->page_bytes[region]);
 		s->break_region = region;
-		s->break_pg = done_pg - 1;
+		s->break_pg = x.first_pg + x.npages - 1;
 		extent_put(buf + f.len_bytes, &x);
 		f.len_bytes += EXTENT_BYTES;
 		if (f.len_bytes == EXTENTS_PER_FRAME * EXTENT_BYTES) {
@@ -542,11 +558,15 @@ static int beat(struct source *s, struct err *e)
 	uint64_t silent_ns = min_u64(channel_unread_ns(&s->urgent), channel_unread_ns(&s->control));
 	uint64_t suspect_ns = s->suspect_ms * NS_PER_MS;
 
-	if (channel_is_silent(&s->urgent, timeout_ns) || channel_is_silent(&s->control, timeout_ns))
+	bool committed = atomic_load(&s->fate) == FATE_COMMITTED;
+
+	/* Before, the destination's session may be busy with memory for longer. */
+	if (channel_is_silent(&s->urgent, timeout_ns) ||
+	    (committed && channel_is_silent(&s->control, timeout_ns)))
 		return err_set(e, ETIMEDOUT, "the link broke: nothing has come for %.1f s",
 			       s->config.link_timeout_ms / 1e3);
-	if (atomic_load(&s->fate) == FATE_COMMITTED && silent_ns > suspect_ns &&
-	    channel_is_silent(&s->control, suspect_ns) && can_be_called(s)) {
+	if (committed && silent_ns > suspect_ns && channel_is_silent(&s->control, suspect_ns) &&
+	    can_be_called(s)) {
 		/* Less eager each time: where a network hiccups, its links are left alone. */
 		s->suspect_ms = (unsigned int)min_u64(2ull * s->suspect_ms,
 						      (uint64_t)s->config.link_timeout_ms);
@@ -1016,6 +1036,7 @@ void source_set_limits(struct source *s, const struct source_limits *limits)
 	s->config.limits = *limits;
 	s->pace_ns = 0;
 	pthread_mutex_unlock(&s->pace_lock);
+	atomic_fetch_add(&s->limits_set, 1);
 }
 
 int source_switch(struct source *s, struct err *e)

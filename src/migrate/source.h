@@ -81,7 +81,7 @@ struct source {
 	_Atomic int fate;    /* enum source_fate */
 	_Atomic bool ending; /* all is sent: the destination may close what it does not need */
 	bool was_running;
-	bool stopped;
+	_Atomic bool stopped;
 	bool left_stopped;	   /* the roll-back failed: an operator must look */
 	_Atomic bool resuming;	   /* the link is broken, the destination is called again */
 	_Atomic bool paused;	   /* calling again cannot mend it: an operator is waited for */
@@ -103,17 +103,18 @@ struct source {
 	struct order order;
 	struct dirty dirty;
 	struct converge converge;
-	_Atomic bool switch_now;    /* an operator wants no more passes */
-	pthread_mutex_t pace_lock;  /* Lock of config.limits and the next */
-	uint64_t pace_ns;	    /* when the background may send again */
-	bool finish_first;	    /* what is dirty is sent before it runs there */
-	int events_fd;		    /* eventfd: the events thread returns */
-	int device_fd;		    /* memfd: the device state */
-	uint8_t *control_buf;	    /* one run of pages; main thread */
-	int bulk_fd[WIRE_BULK_MAX]; /* eventfd: pages may be sent by this thread */
-	_Atomic bool passing;	    /* and will be again, behind the mark */
-	int finish_fd;		    /* eventfd: the urgent thread sends its mark */
-	int progress_fd;	    /* eventfd: a mark was sent */
+	_Atomic bool switch_now;	 /* an operator wants no more passes */
+	pthread_mutex_t pace_lock;	 /* Lock of config.limits and the next */
+	_Atomic unsigned int limits_set; /* how often */
+	uint64_t pace_ns;		 /* when the background may send again */
+	bool finish_first;		 /* what is dirty is sent before it runs there */
+	int events_fd;			 /* eventfd: the events thread returns */
+	int device_fd;			 /* memfd: the device state */
+	uint8_t *control_buf;		 /* one run of pages; main thread */
+	int bulk_fd[WIRE_BULK_MAX];	 /* eventfd: pages may be sent by this thread */
+	_Atomic bool passing;		 /* and will be again, behind the mark */
+	int finish_fd;			 /* eventfd: the urgent thread sends its mark */
+	int progress_fd;		 /* eventfd: a mark was sent */
 	_Atomic unsigned int marks_sent;
 	_Atomic uint64_t page_sum;
 	uint64_t populated_bytes; /* as ADVISE said */

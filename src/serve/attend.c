@@ -87,6 +87,20 @@ int keeper_start_child(struct keeper *k, bool go_on, struct err *e)
 	return rc;
 }
 
+/* For the worker that comes next. */
+static void note_limits(struct keeper *k, const json_t *command)
+{
+	json_t *limits = json_deep_copy(json_object_get(k->record.config, "limits"));
+
+	if (!limits)
+		limits = json_object();
+	json_object_update(limits, (json_t *)command);
+	json_object_del(limits, "execute");
+	json_object_set(k->config, "limits", limits);
+	json_object_set_new(k->record.config, "limits", limits);
+	keeper_write(k);
+}
+
 int keeper_forward(void *arg, uint64_t id, json_t *command, struct err *e)
 {
 	struct keeper *k = arg;
@@ -112,6 +126,8 @@ int keeper_forward(void *arg, uint64_t id, json_t *command, struct err *e)
 		json_object_set_new(k->config, "uri", json_string(uri));
 		keeper_write(k);
 	}
+	if (!strcmp(config_text(command, "execute"), "migrate-set-parameters"))
+		note_limits(k, command);
 	json_object_set_new(command, "id", json_integer((json_int_t)id));
 	rc = child_say(&k->child, command, fd);
 	return rc < 0 ? err_set(e, -rc, "its worker does not listen: %s", strerror(-rc)) : 0;

@@ -100,10 +100,26 @@ static int check_mappers(struct keeper *k, struct err *e)
 	return 0;
 }
 
+/* The worker alone has it from now on: when that goes the VMM is as before. */
+static void drop_tracker(struct keeper *k)
+{
+	json_t *one;
+	size_t at;
+
+	hold_drop_tracker(&k->hold);
+	json_array_foreach(json_object_get(k->config, "regions"), at, one)
+		json_object_del(one, "attached");
+}
+
 static int track(struct keeper *k, struct err *e)
 {
 	for (unsigned int i = 0; i < k->vm.nregions; i++)
-		if (vmm_maps_twice(k->vm.pid, &k->vm.region[i]))
+		if (k->vm.region[i].page_bytes > 4096)
+			return err_set(
+				e, EOPNOTSUPP,
+				"the memory %s of %s is of huge pages, and what is given up there cannot be noticed",
+				k->vm.region[i].name, k->name);
+		else if (vmm_maps_twice(k->vm.pid, &k->vm.region[i]))
 			return err_set(
 				e, EOPNOTSUPP,
 				"process %d maps the memory %s of %s twice, and what is written there cannot be noticed",
@@ -147,8 +163,8 @@ static int begin(struct keeper *k, struct err *e)
 		rc = write_begin(k, e);
 	if (!rc)
 		rc = keeper_start_child(k, false, e);
-	if (!k->incoming) /* when the worker goes the VMM is as before */
-		hold_drop_tracker(&k->hold);
+	if (!k->incoming)
+		drop_tracker(k);
 	return rc;
 }
 
@@ -208,6 +224,8 @@ static int adopt(struct keeper *k, struct err *e)
 	rc = child_adopt(&k->child, (pid_t)config_int(k->config, "adopt", 0),
 			 (int)config_int(k->config, "link", -1), e);
 	json_object_del(k->config, "adopt");
+	if (!k->incoming)
+		drop_tracker(k);
 	if (!rc)
 		rc = keeper_listen(k, e);
 	if (!rc)

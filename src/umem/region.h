@@ -83,6 +83,7 @@ struct umem {
 	/* Around an answer given before DISCARD is done, and around DISCARD itself. */
 	pthread_mutex_t discard_lock;
 	_Atomic bool live;	    /* DISCARD is done: bits count. Set under discard_lock */
+	_Atomic bool meddled;	    /* the machine that waits has touched memory before that */
 	_Atomic bool running;	    /* the guest runs here: nothing is overwritten any more */
 	bool discard_drops_content; /* the VMM punches what it discards (QEMU does) */
 	unsigned int nregions;

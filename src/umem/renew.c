@@ -186,12 +186,14 @@ int region_forget(struct region *r, uint64_t first_pg, uint64_t npages)
 	return rc || !run ? rc : punch(r, run_pg, run);
 }
 
-/* Beside what has arrived nothing is present: then its size on tmpfs says so. */
+/* Beside what has arrived nothing is present: its size on tmpfs says so, if nobody else was there.
+ */
 static bool is_clean(const struct region *r, uint64_t arrived_pages)
 {
 	struct stat st;
 
-	return r->kind != REGION_ANON && fstat(r->memfd, &st) == 0 &&
+	return r->kind != REGION_ANON && !atomic_load(&r->umem->meddled) &&
+	       fstat(r->memfd, &st) == 0 &&
 	       (uint64_t)st.st_blocks * 512 == arrived_pages * r->page_bytes;
 }
 

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "umem/uffd.h"
+#include "util/mask.h"
 #include "util/util.h"
 
 enum { READ_MSGS = 64, FAULTS_MAX = 512 };
@@ -44,6 +45,14 @@ static struct region *find(struct umem *u, int uffd, uint64_t va, uint64_t *ret_
 	return NULL;
 }
 
+/* The machine that waits has given up what came in a pass: it has not come then. */
+static void forget_early(struct region *r, uint64_t first_pg, uint64_t npages)
+{
+	atomic_store(&r->umem->meddled, true);
+	for (uint64_t at = 0; at < npages; at += 64)
+		page_forget(r->pages, first_pg + at, mask_of(min_u64(npages - at, 64)));
+}
+
 /* The guest gave [start, end) up. Under events_lock, exclusive. */
 static void take_remove(struct umem *u, int uffd, uint64_t start, uint64_t end)
 {
@@ -52,13 +61,17 @@ static void take_remove(struct umem *u, int uffd, uint64_t start, uint64_t end)
 
 	umem_count(&u->count->remove_events, 1);
 	r = find(u, uffd, start, &first_pg);
-	if (!r || !atomic_load(&u->live))
+	if (!r)
 		return;
+	npages = min_u64((end - start) / r->page_bytes, r->npages - first_pg);
+	if (!atomic_load(&u->live)) {
+		forget_early(r, first_pg, npages);
+		return;
+	}
 	/* A DONTNEED without a punch drops mappings only; of private memory it drops the content.
 	 */
 	if (!u->discard_drops_content && r->kind != REGION_ANON)
 		return;
-	npages = min_u64((end - start) / r->page_bytes, r->npages - first_pg);
 	/* A COPY may have fallen between the VMM's punch and its DONTNEED. It cannot be reached
 	 * once that has returned: it is unmapped, and its MINOR fault is ours to answer. So this
 	 * punch takes no write along. It comes before the bits: whoever takes over from us between
@@ -150,6 +163,8 @@ static bool answer_early(struct umem *u, const struct fault *f)
 		return false;
 	pthread_mutex_lock(&u->discard_lock);
 	early = !atomic_load(&u->live);
+	if (early)
+		atomic_store(&u->meddled, true);
 	if (early && f->minor)
 		map_cached(f->r, f->pg);
 	else if (early)

@@ -90,6 +90,18 @@ int uffd_poison(int uffd, uint64_t va, uint64_t len_bytes)
 	return errno == ENOTTY || errno == EINVAL ? -EOPNOTSUPP : -errno;
 }
 
+int uffd_protect(int uffd, uint64_t va, uint64_t len_bytes)
+{
+	struct uffdio_writeprotect p = { .range = { va, len_bytes },
+					 .mode = UFFDIO_WRITEPROTECT_MODE_WP };
+	int rc;
+
+	do {
+		rc = ioctl(uffd, UFFDIO_WRITEPROTECT, &p);
+	} while (rc < 0 && errno == EAGAIN); /* its address space is changing */
+	return rc < 0 ? -errno : 0;
+}
+
 int uffd_wake(int uffd, uint64_t va, uint64_t len_bytes)
 {
 	struct uffdio_range r = { va, len_bytes };

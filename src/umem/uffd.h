@@ -39,6 +39,9 @@ int uffd_continue(int uffd, uint64_t va, uint64_t len_bytes, uint64_t *ret_done_
 /* Whoever touches these pages gets SIGBUS (a guest: a machine check). Linux 6.6; -EOPNOTSUPP. */
 int uffd_poison(int uffd, uint64_t va, uint64_t len_bytes);
 
+/* Noticed when written from now on, also what is not there yet (WP_UNPOPULATED). */
+int uffd_protect(int uffd, uint64_t va, uint64_t len_bytes);
+
 int uffd_wake(int uffd, uint64_t va, uint64_t len_bytes);
 
 #endif

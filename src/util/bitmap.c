@@ -115,6 +115,28 @@ uint64_t bitmap_next(struct bitmap *b, uint64_t from)
 	return found;
 }
 
+bool bitmap_next_run(struct bitmap *b, uint64_t *from, uint64_t *ret_first, uint64_t *ret_len)
+{
+	uint64_t at = bitmap_next(b, *from);
+
+	if (at == BITMAP_NONE)
+		return false;
+	*ret_first = at;
+	while (at < b->nbits) { /* ones, word by word */
+		uint64_t zeros = ~(atomic_load(&b->word[at / 64]) >> (at % 64)),
+			 n = zeros ? (uint64_t)__builtin_ctzll(zeros) : 64;
+
+		n = min_u64(n, 64 - at % 64);
+		at += n;
+		if (!n || at % 64)
+			break;
+	}
+	at = min_u64(at, b->nbits);
+	*ret_len = at - *ret_first;
+	*from = at;
+	return true;
+}
+
 uint64_t bitmap_take(struct bitmap *b, uint64_t first, uint64_t mask)
 {
 	uint64_t w = first / 64, shift = first % 64, got;

@@ -30,6 +30,10 @@ bool bitmap_test(const struct bitmap *b, uint64_t bit);
  * at that moment; a second search could look in between. */
 uint64_t bitmap_next(struct bitmap *b, uint64_t from);
 
+/* The run of set bits at or behind *from; *from becomes its end. False: there is none. As
+ * bitmap_next(). */
+bool bitmap_next_run(struct bitmap *b, uint64_t *from, uint64_t *ret_first, uint64_t *ret_len);
+
 /* Clears the bits of mask that lie at first (mask bit 0) .. first+63 and returns those that this
  * call cleared: each set bit goes to exactly one caller. Any thread. */
 uint64_t bitmap_take(struct bitmap *b, uint64_t first, uint64_t mask);

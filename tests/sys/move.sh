@@ -128,6 +128,7 @@ hugetlb)
 	host_setting /sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages 40
 	[ "$(cat /sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages)" -ge 32 ] || skip "no huge pages to be had"
 	there --mem 32M:2M --threads 2 --pattern random
+	[ "${2:-postcopy}" = postcopy ] || says "$T/move.err" 'cannot be noticed here .*: its memory followed it by post-copy alone'
 	;;
 shmem-always | shmem-force) # the kernel makes huge pages of everything, also where nobody asked
 	host_setting /sys/kernel/mm/transparent_hugepage/shmem_enabled "${1#shmem-}"

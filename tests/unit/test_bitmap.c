@@ -310,6 +310,47 @@ static void each_bit_goes_to_one_taker(void **state)
 	bitmap_fini(&raced);
 }
 
+static void runs_are_found_whole(void **state)
+{
+	uint64_t seed = 5;
+
+	(void)state;
+	for (int round = 0; round < 300; round++) {
+		uint64_t nbits = 1 + rnd_below(&seed, 700), pos = 0, first, len, want = 0;
+		bool *model = calloc(nbits + 1, sizeof(*model));
+		struct bitmap b;
+
+		assert_int_equal(bitmap_init(&b, nbits), 0);
+		for (int i = 0; i < 6; i++) {
+			uint64_t at = rnd_below(&seed, nbits), n = 1 + rnd_below(&seed, nbits - at);
+
+			bitmap_set_range(&b, at, n);
+			memset(model + at, true, n);
+		}
+		while (bitmap_next_run(&b, &pos, &first, &len)) {
+			while (want < nbits && !model[want])
+				want++;
+			assert_int_equal(first, want);
+			while (want < nbits && model[want])
+				want++;
+			assert_int_equal(first + len, want);
+			assert_int_equal(pos, want);
+		}
+		while (want < nbits)
+			assert_false(model[want++]);
+		for (uint64_t at = 0; at < nbits; at += 37) {
+			uint64_t n = min_u64(64, nbits - at),
+				 all = n == 64 ? ~0ull : (1ull << n) - 1;
+			uint64_t got = bitmap_get(&b, at, all);
+
+			for (uint64_t i = 0; i < n; i++)
+				assert_int_equal(got >> i & 1, model[at + i]);
+		}
+		bitmap_fini(&b);
+		free(model);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -323,6 +364,7 @@ int main(void)
 		cmocka_unit_test(what_was_taken_costs_nothing_later),
 		cmocka_unit_test(each_bit_goes_to_one_taker),
 		cmocka_unit_test(no_bit_is_missed_while_others_set),
+		cmocka_unit_test(runs_are_found_whole),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
