@@ -483,8 +483,8 @@ static int open_epoch(struct dest *d, const struct frame *f, struct err *e)
 /* Until all of it is here. */
 static int take_pass(struct dest *d, struct err *e)
 {
+	struct ending m = { 0 };
 	const uint8_t *payload;
-	struct ending m;
 	struct frame f;
 	int rc = dest_expect(d, FRAME_PASS_END, &f, &payload, e);
 

@@ -103,12 +103,14 @@ static int check_mappers(struct keeper *k, struct err *e)
 /* The worker alone has it from now on: when that goes the VMM is as before. */
 static void drop_tracker(struct keeper *k)
 {
-	json_t *one;
+	json_t *regions = json_object_get(k->config, "regions"), *one;
 	size_t at;
 
 	hold_drop_tracker(&k->hold);
-	json_array_foreach(json_object_get(k->config, "regions"), at, one)
+	json_array_foreach(regions, at, one)
+	{
 		json_object_del(one, "attached");
+	}
 }
 
 static int track(struct keeper *k, struct err *e)

@@ -219,6 +219,7 @@ static json_t *status(struct worker *w)
 		worker_ms(atomic_load(&s->notes->t_stop_ns), atomic_load(&s->notes->t_run_ns)),
 		"ram", ram_status(s));
 
+	json_object_set_new(o, "mode", json_string(mode_name[s->config.mode]));
 	if ((paused || resuming) && failure_get(&s->trouble, &trouble)) {
 		json_object_set_new(o, "error-desc", json_string(trouble.msg));
 		json_object_set_new(o, "lost", json_boolean(trouble.num == EOWNERDEAD));

@@ -179,11 +179,11 @@ too-busy) # it never fits the limit: it stays, or its memory follows it
 	start a vm --mem 64M --work 48M --threads 2 --pattern random
 	receive b vm "unix:$T/link" --mem 64M --work 48M --threads 2 --pattern random
 	runs_well a vm
-	move a --mode precopy --downtime-limit 1 --timeout 1 vm "$WHERE" && fail "it fits into 1 ms"
+	move a --mode precopy --max-bandwidth 30M --downtime-limit 1 --timeout 1 vm "$WHERE" && fail "it fits into 1 ms"
 	says "$T/move.err" 'vm changes memory faster than the link takes it: .* MiB are left, .*--mode hybrid'
 	runs_well a vm
 	nothing_left_in "${PIDS[0]}"
-	MODE="--downtime-limit 1"
+	MODE="--downtime-limit 1 --max-bandwidth 30M"
 	move a $MODE --json vm "$WHERE" || fail "$(cat "$T/move.err")"
 	jq -es '.[-1].data | .ram["dirty-sync-count"] >= 1 and .destination.requests > 0' "$T/move.out" >/dev/null ||
 		fail "no pass, or no fault: $(tail -1 "$T/move.out")"

@@ -62,7 +62,7 @@ static void an_idle_guest_is_copied_once(void **state)
 
 		assert_int_equal(o.what, CONVERGE_FINISH);
 		assert_int_equal(o.npasses, 1);
-		assert_true(o.left_bytes <= 100e6); /* what the limit has room for */
+		assert_true((double)o.left_bytes <= 100e6); /* what the limit has room for */
 	}
 }
 
