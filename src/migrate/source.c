@@ -373,6 +373,23 @@ static bool next_data(struct source *s, uint32_t region, uint64_t *from_pg, stru
 	return true;
 }
 
+/* Into f, whose payload is in buf, and on its way when that is full. x NULL: what is left. */
+static int put_extent(struct source *s, struct frame *f, uint8_t *buf, const struct extent *x,
+		      struct err *e)
+{
+	int rc = 0;
+
+	if (x) {
+		extent_put(buf + f->len_bytes, x);
+		f->len_bytes += EXTENT_BYTES;
+	}
+	if (x ? f->len_bytes == EXTENTS_PER_FRAME * EXTENT_BYTES : f->len_bytes > 0) {
+		rc = channel_send(&s->control, f, buf, e);
+		f->len_bytes = 0;
+	}
+	return rc;
+}
+
 /* Sends the extents of one region that hold data, and notes them as unsent where nothing has been
  * sent yet. */
 static int send_extents(struct source *s, uint32_t region, uint8_t *buf, struct err *e)
@@ -392,16 +409,9 @@ static int send_extents(struct source *s, uint32_t region, uint8_t *buf, struct 
 		atomic_fetch_add(&s->notes->populated_bytes, x.npages * s->page_bytes[region]);
 		s->break_region = region;
 		s->break_pg = x.first_pg + x.npages - 1;
-		extent_put(buf + f.len_bytes, &x);
-		f.len_bytes += EXTENT_BYTES;
-		if (f.len_bytes == EXTENTS_PER_FRAME * EXTENT_BYTES) {
-			rc = channel_send(&s->control, &f, buf, e);
-			f.len_bytes = 0;
-		}
+		rc = put_extent(s, &f, buf, &x, e);
 	}
-	if (!rc && f.len_bytes)
-		rc = channel_send(&s->control, &f, buf, e);
-	return rc;
+	return rc ? rc : put_extent(s, &f, buf, NULL, e);
 }
 
 /* What has changed since it was sent, or was never sent. */
@@ -415,17 +425,9 @@ static int send_stale(struct source *s, uint32_t region, uint8_t *buf, struct er
 	struct extent x;
 	int rc = 0;
 
-	while (!rc && order_next_unsent(&s->order, region, &pg, &x.first_pg, &x.npages)) {
-		extent_put(buf + f.len_bytes, &x);
-		f.len_bytes += EXTENT_BYTES;
-		if (f.len_bytes == EXTENTS_PER_FRAME * EXTENT_BYTES) {
-			rc = channel_send(&s->control, &f, buf, e);
-			f.len_bytes = 0;
-		}
-	}
-	if (!rc && f.len_bytes)
-		rc = channel_send(&s->control, &f, buf, e);
-	return rc;
+	while (!rc && order_next_unsent(&s->order, region, &pg, &x.first_pg, &x.npages))
+		rc = put_extent(s, &f, buf, &x, e);
+	return rc ? rc : put_extent(s, &f, buf, NULL, e);
 }
 
 int source_send_stale(struct source *s, uint16_t flags, struct err *e)
