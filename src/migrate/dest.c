@@ -550,6 +550,8 @@ static int note_extents(struct dest *d, const struct frame *f, const uint8_t *pa
 	if (f->region >= d->config.nregions || f->len_bytes % EXTENT_BYTES)
 		return err_set(e, EBADMSG, "EXTENTS of region %u with %u bytes cannot be",
 			       f->region, f->len_bytes);
+	if (f->flags & FRAME_STALE && !d->passes)
+		return err_set(e, EPROTO, "EXTENTS of stale pages, and no passes were made");
 	for (uint32_t at = 0; at < f->len_bytes; at += EXTENT_BYTES) {
 		int rc = extent_get(&x, payload + at, d->npages[f->region], &end_pg, e);
 

@@ -326,6 +326,8 @@ source-memory) # a VM that is full needs more than there is
 
 source-device-in-discard) refused "the source $order DEVICE where DISCARD belongs" ;;
 source-run-in-discard) refused "the source $order RUN where DISCARD belongs" ;;
+source-pass-unannounced) refused "the source $order PASS where DISCARD belongs" ;;
+source-stale-unannounced) refused "EXTENTS of stale pages, and no passes were made" ;;
 source-extents-odd) refused "EXTENTS of region 0 with 15 bytes cannot be" ;;
 source-extents-region) refused "EXTENTS of region 1 with 16 bytes cannot be" ;;
 source-extents-none) refused "EXTENTS speaks of pages 0+0, $extent" ;;

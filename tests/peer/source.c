@@ -115,6 +115,14 @@ static const struct defect defects[] = {
 	{ .name = "extents-wrap", ADVISED, CONTROL, MESSAGE(EXTENTS, 16), EDIT(15, 0xff) },
 	{ .name = "epoch-over", ADVISED, CONTROL, { .type = FRAME_DISCARD } },
 
+	/* passes that ADVISE has not announced */
+	{ .name = "pass-unannounced", ADVISED, CONTROL, MESSAGE(PASS, 0) },
+	{ .name = "stale-unannounced",
+	  ADVISED,
+	  CONTROL,
+	  { FRAME_EXTENTS, FRAME_STALE, 0, EPOCH, 0, 0, 16, 0, 0 },
+	  EDIT(8, 1) },
+
 	/* where DEVICE and RUN belong */
 	{ .name = "run-in-device", EMPTIED, CONTROL, MESSAGE(RUN, 0) },
 	{ .name = "pages-in-device", EMPTIED, CONTROL, PAGES(DATA_FIRST, 1) },
