@@ -194,9 +194,5 @@ int main(int argc, char **argv)
 	dirty_end(&d);
 	dirty_end(&d);
 	memory[0]++; /* nothing waits, nothing is protected */
-	if (deaf && !wrong) {
-		printf("skip: no removal fell between two looks\n");
-		return 77;
-	}
-	return deaf ? 0 : wrong != 0;
+	return deaf ? wrong == 0 : wrong != 0;
 }
