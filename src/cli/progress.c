@@ -50,13 +50,13 @@ void progress_show(const char *name, const json_t *status)
 {
 	const json_t *ram = json_object_get(status, "ram");
 	double all = progress_number(ram, "populated"), left = progress_number(ram, "remaining");
-	double part = all > 0 ? (all - left) / all : 0;
+	double part = all > 0 && left >= 0 && left < all ? (all - left) / all : 0;
 	char done[32], whole[32], rest[64], bar[BAR_CELLS + 1];
 	const char *stage = progress_text(status, "stage");
 	int full = (int)(part * BAR_CELLS);
 	bool terminal = isatty(STDOUT_FILENO);
 
-	progress_size(all - left, done, sizeof(done));
+	progress_size(part * all, done, sizeof(done));
 	progress_size(all, whole, sizeof(whole));
 	time_left(status, left, rest, sizeof(rest));
 	memset(bar, '.', BAR_CELLS);

@@ -406,7 +406,7 @@ static int send_extents(struct source *s, uint32_t region, uint8_t *buf, struct 
 			continue;
 		if (!passes(s))
 			order_add(&s->order, region, x.first_pg, x.npages);
-		atomic_fetch_add(&s->notes->populated_bytes, x.npages * s->page_bytes[region]);
+		s->populated_bytes += x.npages * s->page_bytes[region];
 		s->break_region = region;
 		s->break_pg = x.first_pg + x.npages - 1;
 		rc = put_extent(s, &f, buf, &x, e);
@@ -480,11 +480,12 @@ int source_discard(struct source *s, struct err *e)
 		return err_set(e, ENOMEM, "no memory for a list of extents");
 	atomic_store(&s->marks_sent, 0);
 	atomic_store(&s->page_sum, 0);
-	atomic_store(&s->notes->populated_bytes, 0);
+	s->populated_bytes = 0;
 	atomic_fetch_add(&s->epoch, 1);
 	for (uint32_t i = 0; !rc && i < s->config.nregions; i++)
 		rc = send_extents(s, i, buf, e);
 	free(buf);
+	atomic_store(&s->notes->populated_bytes, s->populated_bytes);
 	if (!rc && passes(s))
 		rc = source_send_stale(s, 0, e);
 	if (!rc)

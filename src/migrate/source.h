@@ -117,7 +117,7 @@ struct source {
 	int progress_fd;		 /* eventfd: a mark was sent */
 	_Atomic unsigned int marks_sent;
 	_Atomic uint64_t page_sum;
-	uint64_t populated_bytes; /* as ADVISE said */
+	uint64_t populated_bytes; /* as ADVISE said; then as found behind the stop */
 	struct source_notes *notes, own_notes;
 	uint32_t break_region;
 	uint64_t break_pg;

@@ -225,7 +225,7 @@ bandwidth) # what is asked for is not slowed, and the background is
 cancelled) # in a pass
 	start a vm --mem 256M --work 200M --threads 2 --pattern random
 	receive b vm "unix:$T/link" --mem 256M --work 200M
-	on a "$UMIG" migrate --mode precopy --downtime-limit 1 --detach vm "$WHERE" >"$T/move.out" 2>&1 || fail "$(cat "$T/move.out")"
+	on a "$UMIG" migrate --mode precopy --max-bandwidth 100M --downtime-limit 1 --detach vm "$WHERE" >"$T/move.out" 2>&1 || fail "$(cat "$T/move.out")"
 	wait_for 10 passes_begin || fail "no pass: $(on a "$UMIG" status --json vm)"
 	on a "$UMIG" cancel vm >"$T/move.out" 2>&1 || fail "$(cat "$T/move.out")"
 	runs_well a vm
