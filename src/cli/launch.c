@@ -18,6 +18,7 @@
 #include "serve/predecessor.h"
 #include "util/fd.h"
 #include "util/proc.h"
+#include "util/size.h"
 #include "util/util.h"
 
 enum { ON_LOSS_MS = 60000 };
@@ -51,6 +52,7 @@ int launch_parse(struct launch *l, bool with_uri, int argc, char **argv)
 						 { "on-loss", required_argument, NULL, 'l' },
 						 { NULL, 0, NULL, 0 } };
 	const char *verb = argv[0];
+	uint64_t mem_bytes;
 	int opt;
 
 	l->link_timeout_ms = CLI_LINK_TIMEOUT_MS;
@@ -59,9 +61,11 @@ int launch_parse(struct launch *l, bool with_uri, int argc, char **argv)
 	while ((opt = getopt_long(argc, argv, "+", options, NULL)) != -1) {
 		if (opt == 'a')
 			l->again = true;
-		else if (opt == 'm')
+		else if (opt == 'm') {
 			l->vmm.mem = optarg;
-		else if (opt == 't' && with_uri) {
+			if (size_parse(optarg, &mem_bytes, NULL) < 0 || !mem_bytes)
+				return cli_usage(verb, "--mem '%s' is no size, as in 8G", optarg);
+		} else if (opt == 't' && with_uri) {
 			if (cli_link_timeout(optarg, &l->link_timeout_ms) < 0)
 				return cli_usage(verb, CLI_LINK_TIMEOUT_WRONG, optarg);
 		} else if (opt == 'l' && with_uri) {

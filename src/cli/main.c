@@ -84,7 +84,7 @@ const struct verb verbs[] = {
 	  "                  destination, if nothing of its memory is missing\n"
 	  "  --peer-fenced   the other host is switched off, or cut off from disks and networks for good\n"
 	  "  --give-up       the VM is ended here, and what this host has of its memory is freed\n" },
-	{ "doctor", cli_doctor, "[QEMU]", "does this host have what umig needs?",
+	{ "doctor", cli_doctor, "[QEMU]", "say whether this host has what umig needs",
 	  "Tries everything that a move needs, and says the command that mends what is wrong. QEMU: the program to try\n"
 	  "(default: qemu-system-ARCH of this machine). Exit status 0 if VMs can be moved here.\n" },
 	{ "version", cli_version, "", "which umig this is", "" },
@@ -142,7 +142,7 @@ int cli_usage(const char *verb, const char *fmt, ...)
 	va_start(ap, fmt);
 	vfprintf(stderr, fmt, ap);
 	va_end(ap);
-	fprintf(stderr, "\nusage: umig %s %s\n", verb, v ? v->args : "");
+	fprintf(stderr, "\nusage: umig %s%s%s\n", verb, v && *v->args ? " " : "", v ? v->args : "");
 	return EXIT_USAGE;
 }
 
@@ -152,8 +152,8 @@ int cli_verb_help(const char *verb)
 
 	if (!v)
 		return cli_usage("help", "there is no verb '%s': 'umig help' lists them", verb);
-	printf("usage: umig %s %s\n\n%c%s.\n%s%s", v->name, v->args, v->summary[0] & ~0x20,
-	       v->summary + 1, *v->help ? "\n" : "", v->help);
+	printf("usage: umig %s%s%s\n\n%c%s.\n%s%s", v->name, *v->args ? " " : "", v->args,
+	       v->summary[0] & ~0x20, v->summary + 1, *v->help ? "\n" : "", v->help);
 	return EXIT_DONE;
 }
 
@@ -161,7 +161,7 @@ int cli_help(int argc, char **argv)
 {
 	if (argc > 1)
 		return cli_verb_help(argv[1]);
-	printf("umig moves running virtual machines by post-copy.\n\n");
+	printf("umig moves running virtual machines.\n\n");
 	for (const struct verb *v = verbs; v->name; v++)
 		if (v->summary)
 			printf("  umig %-8s  %s\n", v->name, v->summary);

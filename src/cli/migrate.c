@@ -76,7 +76,7 @@ static int parse(struct request *r, int argc, char **argv)
 			       .bulk = 2,
 			       .link_timeout_ms = CLI_LINK_TIMEOUT_MS,
 			       .limits = json_object() };
-	while ((opt = getopt_long(argc, argv, "pnm", options, &at)) != -1) {
+	while ((opt = getopt_long(argc, argv, ":pnm", options, &at)) != -1) {
 		switch (opt) {
 		case 'p':
 			r->mode = "postcopy";
@@ -132,8 +132,10 @@ static int parse(struct request *r, int argc, char **argv)
 						 "--x-break breaks 'page' or 'bit', not '%s'",
 						 optarg);
 			break;
+		case ':':
+			return cli_usage("migrate", "%s needs a value", argv[optind - 1]);
 		default:
-			return cli_usage("migrate", "that is no option of migrate");
+			return cli_usage("migrate", "%s is no option of migrate", argv[optind - 1]);
 		}
 	}
 	return parse_words(r, argc, argv);
@@ -179,7 +181,8 @@ static int conclude(const struct request *r, const json_t *status, const json_t 
 
 	if (r->as_json)
 		progress_json(status);
-	if (!strcmp(r->mode, "hybrid") && !strcmp(progress_text(status, "mode"), "postcopy"))
+	if (!strcmp(word, "completed") && !strcmp(r->mode, "hybrid") &&
+	    !strcmp(progress_text(status, "mode"), "postcopy"))
 		fprintf(stderr,
 			"umig: what %s writes cannot be noticed here (its log says why): its memory followed it by post-copy alone\n",
 			r->name);

@@ -33,16 +33,23 @@ const char *progress_size(double bytes, char *out, size_t room_bytes)
 	return out;
 }
 
-/* How long at the rate so far; "" if nothing is known. */
+/* How long at the rate of the last moments; "" if nothing is known. */
 static const char *time_left(const json_t *status, double left, char *out, size_t room)
 {
+	static double was_sent, was_ms, rate; /* bytes a millisecond */
 	double sent = progress_number(json_object_get(status, "ram"), "transferred");
 	double t_ms = progress_number(status, "total-time");
 
+	if (was_ms > 0 && t_ms - was_ms >= 500)
+		rate = (sent - was_sent) / (t_ms - was_ms);
+	if (was_ms <= 0 || t_ms - was_ms >= 500) {
+		was_sent = sent;
+		was_ms = t_ms;
+	}
 	out[0] = '\0';
-	if (sent > 0 && t_ms > 500 && left > 0)
-		snprintf(out, room, ", %.0f MB/s, %.0f s left", sent / t_ms / 1e3,
-			 left / (sent / t_ms) / 1e3 + 0.5);
+	if (rate > 0 && left > 0)
+		snprintf(out, room, ", %.0f MB/s, %.0f s left", rate / 1e3,
+			 left / rate / 1e3 + 0.5);
 	return out;
 }
 

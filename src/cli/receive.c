@@ -31,6 +31,11 @@ static int receive(struct launch *l, struct err *e)
 	int listen_fd, rc;
 
 	rc = uri_parse(&uri, l->uri, e);
+	if (!rc && attach_try_right(e) < 0)
+		rc = err_set(
+			e, EPERM,
+			"memory cannot be served here: no userfaultfd can be had (%s); 'umig doctor' says what to do",
+			strerror(e->num));
 	if (!rc && !strcmp(l->on_loss, "poison"))
 		rc = attach_try_poison(e);
 	if (!rc)

@@ -64,6 +64,11 @@ static int recover_link(struct ctl *c, const struct wish *w, struct err *e)
 		rc = err_set(e, EALREADY,
 			     "nothing of %s is broken: 'umig status %s' shows how far it is",
 			     w->name, w->name);
+	else if (!w->uri && json_is_true(json_object_get(status, "lost")))
+		rc = err_set(
+			e, ENODATA,
+			"%s is lost at the destination, and nothing can mend that (%.200s): 'umig resolve --give-up %s' frees what is left of it here",
+			w->name, progress_text(status, "error-desc"), w->name);
 	json_decref(status);
 	if (!rc)
 		rc = ctl_execute(c, "migrate-recover",

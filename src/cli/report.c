@@ -85,7 +85,7 @@ void report_move(const char *name, const char *uri, const json_t *status, const 
 	    rehearsed ? "from the stop here to the start there"
 		      : "from the stop here to the start there (a rehearsal predicts it)");
 	row("source free", ms(progress_number(guess, "total-time"), a), ms(total_ms, b),
-	    "after the start");
+	    "after the move began");
 	snprintf(note, sizeof(note), "%.0f pages; %.0f more hold zeros",
 		 progress_number(ram, "normal"), progress_number(ram, "duplicate"));
 	row("sent", progress_size(progress_number(guess, "bytes"), a, sizeof(a)),
@@ -111,7 +111,9 @@ void report_move(const char *name, const char *uri, const json_t *status, const 
 
 void report_where_it_is(const char *name, const json_t *status)
 {
-	if (json_is_true(json_object_get(status, "vmm-gone")))
+	if (json_is_true(json_object_get(status, "given-up")))
+		fprintf(stderr, "umig: it has been ended here, and its memory is freed\n");
+	else if (json_is_true(json_object_get(status, "vmm-gone")))
 		fprintf(stderr, "umig: its process has ended, and %s with it\n", name);
 	else if (!json_is_true(json_object_get(status, "left-stopped")))
 		fprintf(stderr, "umig: it goes on here, as it was\n");
@@ -131,7 +133,7 @@ void report_rehearsal(const char *name, const char *uri, const json_t *status)
 	printf("  %-16s %*s\n", "", CELL, "expected");
 	printf("  %-16s %*s   for this long it was stopped just now\n", "downtime", CELL,
 	       ms(down_ms, a));
-	printf("  %-16s %*s   after the start\n", "source free", CELL, ms(total_ms, a));
+	printf("  %-16s %*s   after the move began\n", "source free", CELL, ms(total_ms, a));
 	printf("  %-16s %*s   of %s\n", "to send", CELL,
 	       progress_size(progress_number(guess, "bytes"), a, sizeof(a)),
 	       progress_size(progress_number(ram, "total"), b, sizeof(b)));

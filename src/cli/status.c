@@ -56,6 +56,8 @@ static void show(const char *name, const char *peer, const json_t *status)
 		else
 			printf("%s: %s, %.0f pages are here", name, progress_text(status, "stage"),
 			       progress_number(ram, "normal"));
+		if (!strcmp(why, word))
+			why = "";
 		printf("%s  %s%s%s\n", outgoing && !isatty(STDOUT_FILENO) ? "" : "\n", word,
 		       *why ? ": " : "", why);
 	}

@@ -50,6 +50,17 @@ static int try_link(struct source *s, struct channel *c, struct err *e)
 	return rc;
 }
 
+/* Of what the link can, how much the limits let the background have. */
+static double allowed(struct source *s, double link_bytes_per_s)
+{
+	struct source_limits l;
+	uint64_t most;
+
+	source_get_limits(s, &l);
+	most = s->config.mode == MODE_POSTCOPY ? l.postcopy_bytes_per_s : l.pass_bytes_per_s;
+	return most && (double)most < link_bytes_per_s ? (double)most : link_bytes_per_s;
+}
+
 int predict(struct source *s, struct err *e)
 {
 	struct prediction *p = &s->notes->predicted;
@@ -61,7 +72,7 @@ int predict(struct source *s, struct err *e)
 	c->send_timeout_ms = 0;
 	p->bytes = s->populated_bytes;
 	p->total_ns = clock_ns() - atomic_load(&s->notes->t_start_ns) +
-		      (uint64_t)((double)p->bytes * 1e9 / p->link_bytes_per_s);
+		      (uint64_t)((double)p->bytes * 1e9 / allowed(s, p->link_bytes_per_s));
 	return rc;
 }
 

@@ -69,6 +69,8 @@ static void write_end(struct keeper *k, json_t *status)
 		s.record = MOVE_LOST;
 	else if (!k->complete && (s.record == MOVE_COMMITTED || s.record == MOVE_RAN))
 		s.record = MOVE_GIVEN_UP;
+	else if (!k->incoming && s.record == MOVE_BEGUN) /* nothing has happened to it */
+		s.record = MOVE_ROLLED_BACK;
 	json_decref(s.migration);
 	s.migration = json_incref(status);
 	if (statefile_save(k->name, &s, &e) < 0)

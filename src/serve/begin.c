@@ -19,7 +19,7 @@
 #include "util/proc.h"
 #include "util/util.h"
 
-enum { LOCK_TIMEOUT_MS = 5000 }; /* of a predecessor that has just died */
+enum { MAPPED_TIMEOUT_MS = 5000, LOCK_TIMEOUT_MS = 5000 }; /* of a predecessor that has just died */
 
 /* --- for a verb --- */
 
@@ -85,6 +85,28 @@ static int wait_until_up(struct keeper *k, struct err *e)
 	return 0;
 }
 
+/* A VM that was started a moment ago. */
+static int wait_until_mapped(struct keeper *k, struct err *e)
+{
+	uint64_t deadline_ns = clock_ns() + MAPPED_TIMEOUT_MS * NS_PER_MS, va;
+	unsigned int i = 0;
+
+	while (i < k->vm.nregions) {
+		if (vmm_find_mapping(k->vm.pid, &k->vm.region[i], &va) == 0) {
+			i++;
+			continue;
+		}
+		if (clock_ns() > deadline_ns || keeper_vmm_died(k, 5))
+			return err_set(
+				e, EAGAIN,
+				"process %d does not map the memory %s of %s: has it not finished starting? Try again",
+				(int)k->vm.pid, k->vm.region[i].name, k->name);
+		if (vmfile_find(&k->vm) == 0)
+			hold_vmm(&k->hold, &k->vm, e);
+	}
+	return 0;
+}
+
 /* Whoever else works on this memory would not see that a page is missing. */
 static int check_mappers(struct keeper *k, struct err *e)
 {
@@ -147,10 +169,9 @@ static int begin(struct keeper *k, struct err *e)
 {
 	int rc = 0;
 
-	if (k->incoming) {
+	if (k->incoming)
 		keeper_say_ready(k, "ready"); /* the verb becomes the VMM only now */
-		rc = wait_until_up(k, e);
-	}
+	rc = k->incoming ? wait_until_up(k, e) : wait_until_mapped(k, e);
 	if (!rc)
 		rc = hold_memory(&k->hold, &k->vm, &k->record, e);
 	if (!rc)

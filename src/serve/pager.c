@@ -378,6 +378,9 @@ static int execute(struct worker *w, const json_t *command, int *fd, struct err 
 	}
 	if (!strcmp(what, "migrate_cancel"))
 		return err_set(e, EBUSY, "a migration is cancelled at its source");
+	if (!strcmp(what, "migrate-set-parameters") || !strcmp(what, "migrate-start-postcopy"))
+		return err_set(e, EBUSY,
+			       "how a migration goes is decided at its source: say it there");
 	if (!strcmp(what, "x-resolve"))
 		return resolve(d, command, e);
 	if (strcmp(what, "migrate-recover") != 0)

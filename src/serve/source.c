@@ -232,6 +232,8 @@ static json_t *status(struct worker *w)
 		return o;
 	if (s->left_stopped)
 		json_object_set_new(o, "left-stopped", json_true());
+	if (atomic_load(&s->fate) == FATE_COMMITTED && !atomic_load(&s->ended))
+		json_object_set_new(o, "given-up", json_true());
 	return o;
 }
 

@@ -114,6 +114,9 @@ words)
 		refused 'bytes a second, as in 100M' 2 migrate --max-bandwidth "$wrong" vm "unix:$T/link"
 		refused 'bytes a second, as in 100M' 2 set vm max-postcopy-bandwidth "$wrong"
 	done
+	refused "--mem '64Q' is no size" 2 run --mem 64Q x -- umig-fake
+	refused '--timeout needs a value' 2 migrate --timeout
+	refused '--fast is no option' 2 migrate --fast vm "unix:$T/link"
 	refused "'speed' cannot be set: there are downtime-limit, timeout" 2 set vm speed 3
 	refused 'a name, an option and its value' 2 set vm timeout
 	refused 'no migration of vm is under way' 1 set vm timeout 3
@@ -239,8 +242,21 @@ not-ready) # a VM that waits for a machine has nothing to give
 	receive b vm "unix:$T/link" --mem 16M
 	refused 'vm is already being migrated' 1 migrate -p vm "unix:$T/link"
 	;;
+no-socket) # its VMM's control socket is not there: that is said, now and later
+	pair
+	mv "$T/a/vm/vmm.sock" "$T/elsewhere"
+	move a -p vm "unix:$T/link" && fail "it moved"
+	says "$T/move.err" 'vm did not move: .*vmm.sock.*No such file'
+	! grep -q 'has died' "$T/move.err" || fail "nobody has died: $(cat "$T/move.err")"
+	! on a "$UMIG" list | grep -q 'nobody keeps it' || fail "list says $(on a "$UMIG" list)"
+	on a "$UMIG" status vm >"$T/said" 2>&1
+	says "$T/said" 'failed: .*vmm.sock'
+	mv "$T/elsewhere" "$T/a/vm/vmm.sock"
+	runs_well a vm
+	then_moves
+	;;
 help)
-	for verb in run receive migrate list status cancel version help; do
+	for verb in run receive migrate postcopy set list status cancel recover resolve doctor version help; do
 		run $verb --help || fail "$verb --help: status $?"
 		says "$T/said" "^usage: umig $verb"
 	done
