@@ -170,6 +170,7 @@ watch() { # NAME HOST FILE
 # c) What pager and source need of memory at their peak. A move of its own: watching costs time.
 resident() { # KEY MEM WORK: KEY-pager, KEY-source
 	local bound watching=()
+	rm -f "$T/pager" "$T/source"
 	ready --mem "$2" --work "$3" --threads 1 --pattern idle
 	watch umig-pager $TO "$T/pager" &
 	watching+=($!)
@@ -179,6 +180,12 @@ resident() { # KEY MEM WORK: KEY-pager, KEY-source
 	wait_for 10 no_keepers
 	kill "${watching[@]}" 2>/dev/null
 	wait "${watching[@]}" 2>/dev/null
+	# A move that was over before it was looked at is made once more.
+	if ! [ -s "$T/pager" ] || ! [ -s "$T/source" ]; then
+		gone
+		[ "${4:-1}" -lt 5 ] && resident "$1" "$2" "$3" $((${4:-1} + 1))
+		return
+	fi
 	bound=$(jq -n "16 + $(moved .ram.total) / $(moved '.ram."page-size"') * 3 / 8 / 1048576")
 	figure "$1-pager" "$(cat "$T/pager")" "$bound"
 	figure "$1-source" "$(cat "$T/source")" "$bound"
