@@ -178,7 +178,7 @@ int source_resume(struct source *s, bool *ret_ran, struct err *e)
 	snprintf(text, sizeof(text), "%s; calling again", e->msg);
 	s->config.hooks.note(s->config.hooks.arg, text);
 	note_trouble(&s->trouble, e);
-	atomic_store(&s->standing, STANDING_DOWN);
+	standing_fall(&s->standing);
 	atomic_store(&s->resuming, true);
 	for (unsigned int tries = 0;; tries++) {
 		uint64_t try_ns;
@@ -416,7 +416,7 @@ int dest_resume(struct dest *d, struct err *e)
 	snprintf(text, sizeof(text), "%s; waiting for the source to call", e->msg);
 	d->config.hooks.note(d->config.hooks.arg, text);
 	note_trouble(&d->trouble, e);
-	atomic_store(&d->standing, STANDING_DOWN);
+	standing_fall(&d->standing);
 	atomic_store(&d->resuming, true);
 	do {
 		struct channel c = { .fd = -1 };
@@ -473,7 +473,7 @@ void dest_stay(struct dest *d, int timeout_ms, enum frame_type type, const char 
 	struct err ignored;
 	char text[512];
 
-	atomic_store(&d->standing, STANDING_DOWN);
+	standing_fall(&d->standing);
 	atomic_store(&d->resuming, true);
 	failure_clear(&d->failure);
 	if (say_no(d, type, why) == 0)

@@ -904,7 +904,7 @@ static int await_operator(struct source *s, struct err *e)
 	source_stop_threads(s);
 	if (e->num == EOWNERDEAD) /* it may go: we have heard it */
 		source_tell(s, FRAME_BYE, 0, NULL, 0, &ignored);
-	atomic_store(&s->standing, STANDING_DOWN);
+	standing_fall(&s->standing);
 	atomic_store(&s->paused, true);
 	while (atomic_load(&s->standing) == STANDING_DOWN &&
 	       read(s->retry_fd, &count, sizeof(count)) < 0)

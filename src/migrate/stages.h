@@ -4,6 +4,7 @@
 #ifndef UMIG_MIGRATE_STAGES_H
 #define UMIG_MIGRATE_STAGES_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -51,6 +52,14 @@ enum migrate_record {
 /* Behind RUN, how it stands with the link; and what an operator has said while it was broken.
  * Whoever swaps first: a link that is back, or an operator who ends the waiting. */
 enum standing { STANDING_UP, STANDING_DOWN, STANDING_RUN_HERE, STANDING_GIVEN_UP };
+
+/* The link is down. What an operator has said already stays said. */
+static inline void standing_fall(_Atomic int *standing)
+{
+	int up = STANDING_UP;
+
+	atomic_compare_exchange_strong(standing, &up, STANDING_DOWN);
+}
 
 /* What is on file of a migration whose process has died. */
 struct migrate_past {

@@ -265,10 +265,15 @@ static int listen_again(struct keeper *k, struct err *e)
 {
 	char where[MOVE_PEER_BYTES];
 	struct uri uri;
+	uint64_t deadline_ns = clock_ns() + LOCK_TIMEOUT_MS * NS_PER_MS;
 	int rc = uri_parse(&uri, config_text(k->record.config, "uri"), e);
 
-	if (!rc)
-		rc = sock_listen(&uri, &k->hold.listen_fd, e);
+	/* Threads of one that was killed may have it for a moment more. */
+	while (!rc && (rc = sock_listen(&uri, &k->hold.listen_fd, e)) == -EADDRINUSE &&
+	       clock_ns() < deadline_ns) {
+		poll(NULL, 0, 20);
+		rc = 0;
+	}
 	if (rc < 0)
 		return rc;
 	sock_name(k->hold.listen_fd, where, sizeof(where));

@@ -462,6 +462,8 @@ int pager_main(int argc, char **argv)
 			read_region(json_array_get(regions, i), &config.region[i]);
 		in->vmm_pidfd = (int)config_int(in->worker.config, "vmm-pidfd", -1);
 		rc = dest_init(&in->dest, &config, &e);
+		if (config_bool(in->worker.config, "go-on")) /* an operator may come at once */
+			atomic_store(&in->dest.standing, STANDING_DOWN);
 	}
 	if (rc < 0)
 		return worker_fail(&in->worker, &e);

@@ -406,6 +406,8 @@ int source_main(int argc, char **argv)
 		config.hooks =
 			(struct migrate_hooks){ start_threads, join_threads, record, note, o };
 		rc = source_init(&o->source, &config, &e);
+		if (config_bool(o->worker.config, "go-on")) /* an operator may come at once */
+			atomic_store(&o->source.standing, STANDING_DOWN);
 	}
 	if (rc < 0)
 		return worker_fail(&o->worker, &e);
