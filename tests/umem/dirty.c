@@ -27,7 +27,7 @@ static struct dirty d;
 static int memfd, uffd;
 static uint8_t *memory, *copy;
 static struct bitmap named;
-static _Atomic bool stop;
+static _Atomic bool stop, ear_stop; /* who gives memory up must be heard until the end */
 
 static uint64_t draw(uint64_t *rng)
 {
@@ -70,7 +70,7 @@ static void *hear(void *arg)
 	struct pollfd p = { .fd = uffd, .events = POLLIN };
 
 	(void)arg;
-	while (!atomic_load(&stop))
+	while (!atomic_load(&ear_stop))
 		if (poll(&p, 1, 5) > 0)
 			dirty_hear(&d);
 	return NULL;
@@ -82,7 +82,7 @@ static void *hear_and_forget(void *arg)
 	struct uffd_msg m;
 
 	(void)arg;
-	while (!atomic_load(&stop))
+	while (!atomic_load(&ear_stop))
 		if (poll(&p, 1, 5) > 0)
 			while (read(uffd, &m, sizeof(m)) == sizeof(m))
 				;
@@ -183,6 +183,7 @@ int main(int argc, char **argv)
 	atomic_store(&stop, true);
 	for (int i = 0; i < THREADS; i++)
 		pthread_join(worker[i], NULL);
+	atomic_store(&ear_stop, true);
 	pthread_join(ear, NULL);
 	last = pass();
 	forget_holes();
