@@ -51,24 +51,100 @@ static int parse_words(struct request *r, int argc, char **argv)
 	return rc;
 }
 
+static const struct option options[] = { { "bulk", required_argument, NULL, 'b' },
+					 { "detach", no_argument, NULL, 'd' },
+					 { "downtime-limit", required_argument, NULL, 'L' },
+					 { "insecure", no_argument, NULL, 'i' },
+					 { "json", no_argument, NULL, 'j' },
+					 { "link-timeout", required_argument, NULL, 't' },
+					 { "mode", required_argument, NULL, 'M' },
+					 { "rehearse", no_argument, NULL, 'r' },
+					 { "max-bandwidth", required_argument, NULL, 'L' },
+					 { "max-postcopy-bandwidth", required_argument, NULL, 'L' },
+					 { "timeout", required_argument, NULL, 'L' },
+					 { "x-break", required_argument, NULL, 'x' },
+					 { NULL, 0, NULL, 0 } };
+
+static int set_mode(struct request *r, const char *mode)
+{
+	if (strcmp(mode, "hybrid") && strcmp(mode, "precopy") && strcmp(mode, "postcopy"))
+		return cli_usage("migrate", "--mode %s: there are hybrid, precopy and postcopy",
+				 mode);
+	r->mode = mode;
+	return 0;
+}
+
+static int set_limit(struct request *r, const char *name, const char *value)
+{
+	const char *wanted = "";
+
+	if (limits_parse(name, value, r->limits, &wanted) < 0)
+		return cli_usage("migrate", "--%s '%s': %s", name, value, wanted);
+	return 0;
+}
+
+static int set_bulk(struct request *r, const char *number)
+{
+	r->bulk = strtol(number, NULL, 10);
+	if (r->bulk < 1 || r->bulk > 8)
+		return cli_usage("migrate", "--bulk %s: 1 to 8 connections can be had", number);
+	return 0;
+}
+
+static int set_break(struct request *r, const char *what)
+{
+	if (strcmp(what, "page") && strcmp(what, "bit"))
+		return cli_usage("migrate", "--x-break breaks 'page' or 'bit', not '%s'", what);
+	r->break_what = what;
+	return 0;
+}
+
+/* opt as getopt_long() gave it; word: where it read that. */
+static int set_option(struct request *r, int opt, const char *long_name, const char *word)
+{
+	switch (opt) {
+	case 'p':
+		return set_mode(r, "postcopy");
+	case 'M':
+		return set_mode(r, optarg);
+	case 'L':
+		return set_limit(r, long_name, optarg);
+	case 'n':
+		r->no_background = true;
+		return 0;
+	case 'm':
+		r->move_background = true;
+		return 0;
+	case 'b':
+		return set_bulk(r, optarg);
+	case 'i':
+		r->insecure = true;
+		return 0;
+	case 't':
+		if (cli_link_timeout(optarg, &r->link_timeout_ms) < 0)
+			return cli_usage("migrate", CLI_LINK_TIMEOUT_WRONG, optarg);
+		return 0;
+	case 'j':
+		r->as_json = true;
+		return 0;
+	case 'r':
+		r->rehearse = true;
+		return 0;
+	case 'd':
+		r->detach = true;
+		return 0;
+	case 'x':
+		return set_break(r, optarg);
+	case ':':
+		return cli_usage("migrate", "%s needs a value", word);
+	default:
+		return cli_usage("migrate", "%s is no option of migrate", word);
+	}
+}
+
 static int parse(struct request *r, int argc, char **argv)
 {
-	static const struct option options[] = { { "bulk", required_argument, NULL, 'b' },
-						 { "detach", no_argument, NULL, 'd' },
-						 { "downtime-limit", required_argument, NULL, 'L' },
-						 { "insecure", no_argument, NULL, 'i' },
-						 { "json", no_argument, NULL, 'j' },
-						 { "link-timeout", required_argument, NULL, 't' },
-						 { "mode", required_argument, NULL, 'M' },
-						 { "rehearse", no_argument, NULL, 'r' },
-						 { "max-bandwidth", required_argument, NULL, 'L' },
-						 { "max-postcopy-bandwidth", required_argument,
-						   NULL, 'L' },
-						 { "timeout", required_argument, NULL, 'L' },
-						 { "x-break", required_argument, NULL, 'x' },
-						 { NULL, 0, NULL, 0 } };
-	const char *wanted = "";
-	int opt, at = 0, rc;
+	int opt, at = 0, rc = 0;
 
 	*r = (struct request){ .mode = "hybrid",
 			       .forward = -1,
@@ -76,69 +152,9 @@ static int parse(struct request *r, int argc, char **argv)
 			       .bulk = 2,
 			       .link_timeout_ms = CLI_LINK_TIMEOUT_MS,
 			       .limits = json_object() };
-	while ((opt = getopt_long(argc, argv, ":pnm", options, &at)) != -1) {
-		switch (opt) {
-		case 'p':
-			r->mode = "postcopy";
-			break;
-		case 'M':
-			r->mode = optarg;
-			if (strcmp(optarg, "hybrid") && strcmp(optarg, "precopy") &&
-			    strcmp(optarg, "postcopy"))
-				return cli_usage(
-					"migrate",
-					"--mode %s: there are hybrid, precopy and postcopy",
-					optarg);
-			break;
-		case 'L': /* options[at] says which */
-			rc = limits_parse(options[at].name, optarg, r->limits, &wanted);
-			if (rc < 0)
-				return cli_usage("migrate", "--%s '%s': %s", options[at].name,
-						 optarg, wanted);
-			break;
-		case 'n':
-			r->no_background = true;
-			break;
-		case 'm':
-			r->move_background = true;
-			break;
-		case 'b':
-			r->bulk = strtol(optarg, NULL, 10);
-			if (r->bulk < 1 || r->bulk > 8)
-				return cli_usage("migrate",
-						 "--bulk %s: 1 to 8 connections can be had",
-						 optarg);
-			break;
-		case 'i':
-			r->insecure = true;
-			break;
-		case 't':
-			if (cli_link_timeout(optarg, &r->link_timeout_ms) < 0)
-				return cli_usage("migrate", CLI_LINK_TIMEOUT_WRONG, optarg);
-			break;
-		case 'j':
-			r->as_json = true;
-			break;
-		case 'r':
-			r->rehearse = true;
-			break;
-		case 'd':
-			r->detach = true;
-			break;
-		case 'x':
-			r->break_what = optarg;
-			if (strcmp(optarg, "page") && strcmp(optarg, "bit"))
-				return cli_usage("migrate",
-						 "--x-break breaks 'page' or 'bit', not '%s'",
-						 optarg);
-			break;
-		case ':':
-			return cli_usage("migrate", "%s needs a value", argv[optind - 1]);
-		default:
-			return cli_usage("migrate", "%s is no option of migrate", argv[optind - 1]);
-		}
-	}
-	return parse_words(r, argc, argv);
+	while (!rc && (opt = getopt_long(argc, argv, ":pnm", options, &at)) != -1)
+		rc = set_option(r, opt, options[at].name, argv[optind - 1]);
+	return rc ? rc : parse_words(r, argc, argv);
 }
 
 static int start(const struct request *r, struct err *e)

@@ -17,8 +17,8 @@
 #include "migrate/room.h"
 #include "umem/requests.h"
 #include "util/clock.h"
-#include "util/mask.h"
 #include "util/fd.h"
+#include "util/mask.h"
 #include "util/util.h"
 
 enum {
@@ -216,7 +216,6 @@ int dest_hello(struct dest *d, struct err *e)
 static int beat(struct dest *d, struct err *e)
 {
 	struct frame alive = { .type = FRAME_ALIVE, .epoch = atomic_load(&d->epoch) };
-
 	uint64_t timeout_ns = (uint64_t)d->config.link_timeout_ms * NS_PER_MS;
 
 	/* In passes its session may be busy with its VMM for longer; its urgent thread never is. */

@@ -17,27 +17,6 @@
 
 enum { FOUND_MAX = 512 }; /* ranges that one call of the kernel reports */
 
-static bool next_data(const struct dirty_region *r, uint64_t *from_pg, uint64_t *ret_first_pg,
-		      uint64_t *ret_npages)
-{
-	off_t from, to;
-	uint64_t end_pg;
-
-	if (*from_pg >= r->npages)
-		return false;
-	from = lseek(r->memfd, (off_t)(*from_pg * r->page_bytes), SEEK_DATA);
-	if (from < 0)
-		return false;
-	to = lseek(r->memfd, from, SEEK_HOLE);
-	if (to < 0) /* it was given up in between */
-		to = (off_t)(r->npages * r->page_bytes);
-	*ret_first_pg = max_u64((uint64_t)from / r->page_bytes, *from_pg);
-	end_pg = min_u64(((uint64_t)to + r->page_bytes - 1) / r->page_bytes, r->npages);
-	*ret_npages = end_pg - *ret_first_pg;
-	*from_pg = end_pg;
-	return true;
-}
-
 void dirty_init(struct dirty *d, int uffd, int pagemap_fd)
 {
 	*d = (struct dirty){ .uffd = uffd, .pagemap_fd = pagemap_fd };
@@ -310,17 +289,18 @@ static int collect_same(struct dirty *d, uint32_t i, dirty_found *found, void *a
 
 static int collect_new(struct dirty *d, uint32_t i, dirty_found *found, void *arg, struct err *e)
 {
+	const struct dirty_region *r = &d->region[i];
 	uint64_t pg = 0, hole_pg = 0, first_pg, npages;
 	int rc = 0;
 
 	/* Extents first: what comes to be behind them is new the next time. */
-	while (!rc && next_data(&d->region[i], &pg, &first_pg, &npages)) {
+	while (!rc && fd_next_data(r->memfd, r->page_bytes, r->npages, &pg, &first_pg, &npages)) {
 		forget_hole(d, i, hole_pg, first_pg);
 		note_data(d, i, first_pg, npages, found, arg);
 		rc = scan_extent(d, i, first_pg, npages, found, arg, e);
 		hole_pg = pg;
 	}
-	forget_hole(d, i, hole_pg, d->region[i].npages);
+	forget_hole(d, i, hole_pg, r->npages);
 	return rc;
 }
 

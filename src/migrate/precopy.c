@@ -71,24 +71,16 @@ static int run_pass(struct source *s, struct err *e)
 {
 	uint64_t begun_ns = clock_ns(), dirty_bytes = left_bytes(s),
 		 out_bytes = atomic_load(&s->notes->sent_bytes);
-	uint8_t buf[ENDING_BYTES];
-	struct ending m;
 	int rc;
 
-	atomic_store(&s->marks_sent, 0);
-	atomic_store(&s->page_sum, 0);
-	atomic_fetch_add(&s->epoch, 1);
+	source_open_epoch(s);
 	rc = source_tell(s, FRAME_PASS, 0, NULL, 0, e);
 	if (!rc)
 		rc = hear_pass_ok(s, e);
 	if (!rc)
-		rc = source_send_pass(s, e);
-	if (rc < 0)
-		return rc;
-	m = (struct ending){ atomic_load(&s->page_sum), atomic_load(&s->notes->sent_pages),
-			     atomic_load(&s->notes->zero_pages) };
-	ending_put(buf, &m);
-	rc = source_tell(s, FRAME_PASS_END, 0, buf, sizeof(buf), e);
+		rc = source_send_unsent(s, true, e);
+	if (!rc)
+		rc = source_tell_sums(s, FRAME_PASS_END, e);
 	if (!rc)
 		rc = hear_pass_ok(s, e);
 	if (rc < 0)

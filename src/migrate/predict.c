@@ -70,7 +70,7 @@ int predict(struct source *s, struct err *e)
 	c->send_timeout_ms = SEND_TIMEOUT_MS;
 	rc = try_link(s, c, e);
 	c->send_timeout_ms = 0;
-	p->bytes = s->populated_bytes;
+	p->bytes = atomic_load(&s->notes->populated_bytes);
 	p->total_ns = clock_ns() - atomic_load(&s->notes->t_start_ns) +
 		      (uint64_t)((double)p->bytes * 1e9 / allowed(s, p->link_bytes_per_s));
 	return rc;

@@ -118,7 +118,7 @@ static int try_again(struct source *s, bool *ret_ran, struct err *e)
 	rc = source_join(s, &s->control, &h, e);
 	if (rc < 0)
 		return not_there(e);
-	atomic_fetch_add(&s->epoch, 1);
+	source_open_epoch(s);
 	rc = source_tell(s, FRAME_RESUME, 0, NULL, 0, e);
 	if (!rc || e->num == EPIPE) /* it may have refused and gone before it read RESUME */
 		rc = hear_missing(s, ret_ran, e);
@@ -132,7 +132,7 @@ static int try_again(struct source *s, bool *ret_ran, struct err *e)
 	return rc ? not_there(e) : 0;
 }
 
-/* Nothing of the old epoch is left: no thread, no mark, no sum. */
+/* Nothing of the old link is left: no thread, no connection, no event. */
 static void begin_anew(struct source *s)
 {
 	uint64_t count;
@@ -147,8 +147,6 @@ static void begin_anew(struct source *s)
 	while (read(s->finish_fd, &count, sizeof(count)) > 0 ||
 	       read(s->progress_fd, &count, sizeof(count)) > 0)
 		;
-	atomic_store(&s->marks_sent, 0);
-	atomic_store(&s->page_sum, 0);
 	atomic_store(&s->ending, false);
 }
 

@@ -255,6 +255,13 @@ int source_hello(struct source *s, struct err *e)
 	return rc ? rc : source_join_data(s, &h, e);
 }
 
+void source_open_epoch(struct source *s)
+{
+	atomic_store(&s->marks_sent, 0);
+	atomic_store(&s->page_sum, 0);
+	atomic_fetch_add(&s->epoch, 1);
+}
+
 static bool passes(const struct source *s)
 {
 	return s->config.mode != MODE_POSTCOPY;
@@ -262,6 +269,8 @@ static bool passes(const struct source *s)
 
 static void list_regions(struct source *s, struct advise *m)
 {
+	uint64_t populated_bytes = 0;
+
 	m->nregions = s->config.nregions;
 	for (unsigned int i = 0; i < m->nregions; i++) {
 		const struct source_region *r = &s->config.region[i];
@@ -273,9 +282,9 @@ static void list_regions(struct source *s, struct advise *m)
 		if (fstat(r->memfd, &st) == 0)
 			m->region[i].populated_bytes =
 				min_u64((uint64_t)st.st_blocks * 512, m->region[i].size_bytes);
-		s->populated_bytes += m->region[i].populated_bytes;
+		populated_bytes += m->region[i].populated_bytes;
 	}
-	atomic_store(&s->notes->populated_bytes, s->populated_bytes);
+	atomic_store(&s->notes->populated_bytes, populated_bytes);
 }
 
 int source_advise(struct source *s, struct err *e)
@@ -340,8 +349,8 @@ int source_stop(struct source *s, struct err *e)
 	if (rc < 0)
 		return rc;
 	atomic_store(&s->notes->t_stop_ns, clock_ns());
-	atomic_store(&s->stopped,
-		     true); /* also if it fails half-way: the roll-back must make sure */
+	/* Also if it fails half-way: the roll-back must make sure. */
+	atomic_store(&s->stopped, true);
 	rc = s->config.vmm->ops->set_running(s->config.vmm, false, e);
 	/* Saved before the last look at its memory: also what saving may write there is seen. */
 	if (!rc)
@@ -353,24 +362,10 @@ int source_stop(struct source *s, struct err *e)
 static bool next_data(struct source *s, uint32_t region, uint64_t *from_pg, struct extent *x)
 {
 	const struct source_region *r = &s->config.region[region];
-	off_t from, to;
-	uint64_t end_pg;
 
 	if (passes(s))
 		return dirty_next_data(&s->dirty, region, from_pg, &x->first_pg, &x->npages);
-	if (*from_pg >= r->npages)
-		return false;
-	from = lseek(r->memfd, (off_t)(*from_pg * r->page_bytes), SEEK_DATA);
-	if (from < 0)
-		return false;
-	to = lseek(r->memfd, from, SEEK_HOLE);
-	if (to < 0)
-		to = (off_t)(r->npages * r->page_bytes);
-	x->first_pg = max_u64((uint64_t)from / r->page_bytes, *from_pg);
-	end_pg = min_u64(((uint64_t)to + r->page_bytes - 1) / r->page_bytes, r->npages);
-	x->npages = end_pg - x->first_pg;
-	*from_pg = end_pg;
-	return true;
+	return fd_next_data(r->memfd, r->page_bytes, r->npages, from_pg, &x->first_pg, &x->npages);
 }
 
 /* Into f, whose payload is in buf, and on its way when that is full. x NULL: what is left. */
@@ -390,9 +385,10 @@ static int put_extent(struct source *s, struct frame *f, uint8_t *buf, const str
 	return rc;
 }
 
-/* Sends the extents of one region that hold data, and notes them as unsent where nothing has been
- * sent yet. */
-static int send_extents(struct source *s, uint32_t region, uint8_t *buf, struct err *e)
+/* Sends the extents of one region that hold data, adds them to *populated_bytes, and notes them as
+ * unsent where nothing has been sent yet. */
+static int send_extents(struct source *s, uint32_t region, uint64_t *populated_bytes, uint8_t *buf,
+			struct err *e)
 {
 	struct frame f = { .type = FRAME_EXTENTS,
 			   .region = region,
@@ -406,7 +402,7 @@ static int send_extents(struct source *s, uint32_t region, uint8_t *buf, struct 
 			continue;
 		if (!passes(s))
 			order_add(&s->order, region, x.first_pg, x.npages);
-		s->populated_bytes += x.npages * s->page_bytes[region];
+		*populated_bytes += x.npages * s->page_bytes[region];
 		s->break_region = region;
 		s->break_pg = x.first_pg + x.npages - 1;
 		rc = put_extent(s, &f, buf, &x, e);
@@ -474,18 +470,16 @@ int source_discard(struct source *s, struct err *e)
 	uint8_t *buf = malloc(EXTENTS_PER_FRAME * EXTENT_BYTES);
 	const uint8_t *payload;
 	struct frame f = { 0 };
+	uint64_t populated_bytes = 0;
 	int rc = 0;
 
 	if (!buf)
 		return err_set(e, ENOMEM, "no memory for a list of extents");
-	atomic_store(&s->marks_sent, 0);
-	atomic_store(&s->page_sum, 0);
-	s->populated_bytes = 0;
-	atomic_fetch_add(&s->epoch, 1);
+	source_open_epoch(s);
 	for (uint32_t i = 0; !rc && i < s->config.nregions; i++)
-		rc = send_extents(s, i, buf, e);
+		rc = send_extents(s, i, &populated_bytes, buf, e);
 	free(buf);
-	atomic_store(&s->notes->populated_bytes, s->populated_bytes);
+	atomic_store(&s->notes->populated_bytes, populated_bytes);
 	if (!rc && passes(s))
 		rc = source_send_stale(s, 0, e);
 	if (!rc)
@@ -560,7 +554,6 @@ static int beat(struct source *s, struct err *e)
 	/* Of both: the urgent thread may wait in a send, and the destination for its VMM. */
 	uint64_t silent_ns = min_u64(channel_unread_ns(&s->urgent), channel_unread_ns(&s->control));
 	uint64_t suspect_ns = s->suspect_ms * NS_PER_MS;
-
 	bool committed = atomic_load(&s->fate) == FATE_COMMITTED;
 
 	/* Before, the destination's session may be busy with memory for longer. */
@@ -711,9 +704,9 @@ static int wait_marks(struct source *s, unsigned int n, struct err *e)
 	return 0;
 }
 
-int source_send_pass(struct source *s, struct err *e)
+int source_send_unsent(struct source *s, bool passing, struct err *e)
 {
-	atomic_store(&s->passing, true);
+	atomic_store(&s->passing, passing);
 	for (unsigned int i = 0; i < s->config.nbulk; i++)
 		fd_signal(s->bulk_fd[i]);
 	return wait_marks(s, s->config.nbulk, e);
@@ -721,31 +714,33 @@ int source_send_pass(struct source *s, struct err *e)
 
 int source_postcopy(struct source *s, struct err *e)
 {
-	int rc;
+	int rc = source_send_unsent(s, false, e);
 
-	atomic_store(&s->passing, false);
-	for (unsigned int i = 0; i < s->config.nbulk; i++)
-		fd_signal(s->bulk_fd[i]);
-	rc = wait_marks(s, s->config.nbulk, e);
 	if (rc < 0)
 		return rc;
 	fd_signal(s->finish_fd);
 	return wait_marks(s, s->config.nbulk + 1, e);
 }
 
-int source_end(struct source *s, struct err *e)
+int source_tell_sums(struct source *s, enum frame_type type, struct err *e)
 {
 	struct ending m = { atomic_load(&s->page_sum), atomic_load(&s->notes->sent_pages),
 			    atomic_load(&s->notes->zero_pages) };
 	uint8_t buf[ENDING_BYTES];
+
+	ending_put(buf, &m);
+	return source_tell(s, type, 0, buf, sizeof(buf), e);
+}
+
+int source_end(struct source *s, struct err *e)
+{
 	const uint8_t *payload;
 	struct err ignored;
 	struct frame f;
 	int rc;
 
 	atomic_store(&s->ending, true);
-	ending_put(buf, &m);
-	rc = source_tell(s, FRAME_END, 0, buf, sizeof(buf), e);
+	rc = source_tell_sums(s, FRAME_END, e);
 	if (!rc)
 		rc = source_await(s, FRAME_END_OK, &f, &payload, e);
 	if (rc < 0)

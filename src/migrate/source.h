@@ -36,7 +36,7 @@ struct source_notes {
 	uint64_t size_bytes; /* of this struct: what another umig has noted is not read */
 	_Atomic uint64_t t_start_ns, t_stop_ns, t_run_ns, t_end_ns;
 	_Atomic uint64_t sent_bytes, sent_pages, zero_pages, urgent_pages, requests;
-	_Atomic uint64_t populated_bytes; /* as found behind the stop */
+	_Atomic uint64_t populated_bytes; /* as ADVISE said; then as found behind the stop */
 	_Atomic uint64_t passes;	  /* over what changed while it ran */
 	_Atomic uint64_t resumed, takeovers;
 	_Atomic uint64_t checksum_failures; /* noticed here; asked again on a new link */
@@ -117,7 +117,6 @@ struct source {
 	int progress_fd;		 /* eventfd: a mark was sent */
 	_Atomic unsigned int marks_sent;
 	_Atomic uint64_t page_sum;
-	uint64_t populated_bytes; /* as ADVISE said; then as found behind the stop */
 	struct source_notes *notes, own_notes;
 	uint32_t break_region;
 	uint64_t break_pg;
@@ -181,13 +180,19 @@ int source_tell(struct source *s, enum frame_type type, uint16_t flags, const vo
 int source_join(struct source *s, struct channel *c, struct hello *h, struct err *e);
 int source_join_data(struct source *s, struct hello *h, struct err *e);
 
+/* What is sent from now on belongs to the next epoch, with marks and sums of its own. No thread
+ * sends pages meanwhile. */
+void source_open_epoch(struct source *s);
+
 /* The answer that belongs here, with no limit of time but the link's. */
 int source_await(struct source *s, enum frame_type type, struct frame *f, const uint8_t **payload,
 		 struct err *e);
 /* For precopy.c: what of that which is unsent the destination may have. */
 int source_send_stale(struct source *s, uint16_t flags, struct err *e);
-/* All that is unsent goes out, and a mark on every bulk connection. */
-int source_send_pass(struct source *s, struct err *e);
+/* All that is unsent goes out, then a mark on every bulk connection. passing: it is a pass. */
+int source_send_unsent(struct source *s, bool passing, struct err *e);
+/* PASS_END and END: the sums of this epoch, which the destination must have too. */
+int source_tell_sums(struct source *s, enum frame_type type, struct err *e);
 
 /* Stage functions, for the table. */
 int source_hello(struct source *s, struct err *e);

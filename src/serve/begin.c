@@ -19,7 +19,10 @@
 #include "util/proc.h"
 #include "util/util.h"
 
-enum { MAPPED_TIMEOUT_MS = 5000, LOCK_TIMEOUT_MS = 5000 }; /* of a predecessor that has just died */
+enum {
+	MAPPED_TIMEOUT_MS = 5000,
+	LOCK_TIMEOUT_MS = 5000, /* of a predecessor that has just died */
+};
 
 /* --- for a verb --- */
 

@@ -11,6 +11,8 @@
 #include <sys/stat.h>
 #include <sys/uio.h>
 
+#include "util/util.h"
+
 void fd_close(int *fd)
 {
 	if (*fd >= 0)
@@ -226,4 +228,25 @@ int fd_identify(int fd, struct fd_id *ret_id)
 		return -errno;
 	*ret_id = (struct fd_id){ .dev = st.st_dev, .ino = st.st_ino };
 	return 0;
+}
+
+bool fd_next_data(int fd, uint32_t page_bytes, uint64_t npages, uint64_t *from_pg,
+		  uint64_t *ret_first_pg, uint64_t *ret_npages)
+{
+	off_t from, to;
+	uint64_t end_pg;
+
+	if (*from_pg >= npages)
+		return false;
+	from = lseek(fd, (off_t)(*from_pg * page_bytes), SEEK_DATA);
+	if (from < 0)
+		return false;
+	to = lseek(fd, from, SEEK_HOLE);
+	if (to < 0) /* it was given up in between */
+		to = (off_t)(npages * page_bytes);
+	*ret_first_pg = max_u64((uint64_t)from / page_bytes, *from_pg);
+	end_pg = min_u64(((uint64_t)to + page_bytes - 1) / page_bytes, npages);
+	*ret_npages = end_pg - *ret_first_pg;
+	*from_pg = end_pg;
+	return true;
 }

@@ -65,4 +65,9 @@ struct fd_id {
 };
 int fd_identify(int fd, struct fd_id *ret_id);
 
+/* SEEK_DATA, SEEK_HOLE in pages: the next extent of data in [*from_pg, npages), whose end *from_pg
+ * becomes. It may be empty: given up in between. False: there is none. */
+bool fd_next_data(int fd, uint32_t page_bytes, uint64_t npages, uint64_t *from_pg,
+		  uint64_t *ret_first_pg, uint64_t *ret_npages);
+
 #endif

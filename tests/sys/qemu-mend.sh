@@ -39,6 +39,10 @@ stays_at() { # FROM TO: and the other's QEMU, if it lives, is ended; its keeper 
 	wait_for 10 none_of_umig_on "$1" || fail "processes of umig are left: $(ours_on "$1" 'umig-?.*')"
 	[ ! -e "$T/$1/.left/vm.json" ] || fail "it is said to have left"
 }
+comes_back() { # FROM TO
+	wait_for 20 is_at "$1" rolled-back || fail "the source is $(record "$1")"
+	stays_at "$1" "$2"
+}
 none_of_umig_on() { [ -z "$(ours_on "$1" 'umig|umig-.*')" ]; }
 disk_is_whole() { # HOST: where it is
 	qmp "$1" quit >/dev/null
@@ -124,19 +128,16 @@ before-run) # it goes on at the source, with its disk, however far that had come
 	guest
 	note "the link breaks at RUN: the destination, which has not heard it, is dead before it says so"
 	set_out a b $RUN_FRAME 1 300
-	wait_for 20 is_at a rolled-back || fail "the source is $(record a)"
-	stays_at a b
+	comes_back a b
 	note "the destination's QEMU dies before it has RUN"
 	set_out a b $RUN_FRAME 1 1500
 	wait_for 10 grep -q 'cut 1 at 11' "$T/relay.out" || fail "not cut: $(cat "$T/relay.out")"
 	kill -9 "${PID[b]}"
 	has_status a postmigrate || fail "the source's QEMU is $(qmp_status a)"
-	wait_for 20 is_at a rolled-back || fail "the source is $(record a)"
-	stays_at a b
+	comes_back a b
 	note "the link breaks when the destination has loaded it: nothing is given away yet"
 	set_out a b $DEVICE_OK_FRAME 1 1500
-	wait_for 20 is_at a rolled-back || fail "the source is $(record a)"
-	stays_at a b
+	comes_back a b
 	note "the link breaks behind RUN: it runs there, and the source hears it in the end"
 	set_out a b $RAN_FRAME 1 300
 	wait_for 10 grep -q 'cut 1 at 12' "$T/relay.out" || fail "not cut: $(cat "$T/relay.out")"
