@@ -27,12 +27,18 @@ enum converge_what {
 	CONVERGE_GIVE_UP, /* it dirties memory faster than it can be copied */
 };
 
+enum { CONVERGE_LOOKS_MAX = 32 };
+
 struct converge {
 	struct converge_options options;
 	double bytes_per_s;   /* of the last pass, or as the link was tried */
 	uint64_t other_ns;    /* of the downtime: device state, round trips */
 	uint64_t last_bytes;  /* dirty before the last pass */
 	unsigned int npasses; /* that were sent */
+	unsigned int nlooks;
+	struct converge_look {
+		uint64_t after_ns, dirty_bytes;
+	} look[CONVERGE_LOOKS_MAX]; /* in the last pass, in the order of time */
 };
 
 void converge_init(struct converge *c, const struct converge_options *options, double bytes_per_s,
@@ -40,6 +46,13 @@ void converge_init(struct converge *c, const struct converge_options *options, d
 
 /* How long the VM would stand still if it were stopped with so much to copy. */
 uint64_t converge_downtime_ns(const struct converge *c, uint64_t dirty_bytes);
+
+/* A pass begins; then: so much of what was clean when it began is dirty, so long after that. */
+void converge_begin(struct converge *c);
+void converge_look(struct converge *c, uint64_t after_ns, uint64_t dirty_bytes);
+
+/* How much would be dirty behind another pass over dirty_bytes, as it was in the last one. */
+uint64_t converge_expect(const struct converge *c, uint64_t dirty_bytes);
 
 /* dirty_bytes: what has to be copied now (at first: all). now_ns: since the first pass began. */
 enum converge_what converge_next(const struct converge *c, uint64_t dirty_bytes, uint64_t now_ns);

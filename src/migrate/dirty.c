@@ -194,15 +194,16 @@ static int scan(const struct dirty *d, const struct dirty_region *r, struct pm_s
 		     : n;
 }
 
-/* What was written, and protects it again in one step. Asked for exactly this category the kernel
- * also reports entries that say nothing: a page that was written and then swapped out. */
-static int scan_written(struct dirty *d, uint32_t region, uint64_t first_pg, uint64_t npages,
-			dirty_found *found, void *arg, struct err *e)
+/* What was written; with PM_SCAN_WP_MATCHING it is protected again in one step. Asked for exactly
+ * this category the kernel also reports entries that say nothing: a page that was written and then
+ * swapped out. */
+static int scan_written(struct dirty *d, uint64_t flags, uint32_t region, uint64_t first_pg,
+			uint64_t npages, dirty_found *found, void *arg, struct err *e)
 {
 	const struct dirty_region *r = &d->region[region];
 	struct page_region hit[FOUND_MAX];
 	struct pm_scan_arg a = { .size = sizeof(a),
-				 .flags = PM_SCAN_WP_MATCHING | PM_SCAN_CHECK_WPASYNC,
+				 .flags = flags | PM_SCAN_CHECK_WPASYNC,
 				 .start = r->va + first_pg * r->page_bytes,
 				 .end = r->va + (first_pg + npages) * r->page_bytes,
 				 .vec = (uint64_t)(uintptr_t)hit,
@@ -261,7 +262,7 @@ static int scan_unmapped(struct dirty *d, uint32_t region, uint64_t first_pg, ui
 static int scan_extent(struct dirty *d, uint32_t region, uint64_t first_pg, uint64_t npages,
 		       dirty_found *found, void *arg, struct err *e)
 {
-	int rc = scan_written(d, region, first_pg, npages, found, arg, e);
+	int rc = scan_written(d, PM_SCAN_WP_MATCHING, region, first_pg, npages, found, arg, e);
 
 	if (!rc && !d->sees_unmapped)
 		rc = scan_unmapped(d, region, first_pg, npages, found, arg, e);
@@ -316,6 +317,19 @@ int dirty_collect(struct dirty *d, dirty_found *found, void *arg, struct err *e)
 			     ? collect_same(d, i, found, arg, e)
 			     : collect_new(d, i, found, arg, e);
 		d->blocks[i] = blocks;
+	}
+	return rc;
+}
+
+int dirty_peek(struct dirty *d, dirty_found *found, void *arg, struct err *e)
+{
+	int rc = 0;
+
+	for (uint32_t i = 0; !rc && i < d->nregions; i++) {
+		uint64_t pg = 0, first_pg, npages;
+
+		while (!rc && bitmap_next_run(&d->data[i], &pg, &first_pg, &npages))
+			rc = scan_written(d, 0, i, first_pg, npages, found, arg, e);
 	}
 	return rc;
 }

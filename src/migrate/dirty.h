@@ -56,6 +56,10 @@ int dirty_begin(struct dirty *d, const struct dirty_region *region, unsigned int
  * the VMM: its ops->drain). One thread at a time. */
 int dirty_collect(struct dirty *d, dirty_found *found, void *arg, struct err *e);
 
+/* Which of the pages that were there then have changed, so far: it goes on being noticed, and costs
+ * the VM nothing. As above. */
+int dirty_peek(struct dirty *d, dirty_found *found, void *arg, struct err *e);
+
 /* The uffd is readable: takes note of what was given up. Any thread, at any time after
  * dirty_init(). */
 void dirty_hear(struct dirty *d);

@@ -16,7 +16,8 @@ int order_init(struct order *o, unsigned int nregions, const uint64_t *npages,
 		o->npages[i] = npages[i];
 		/* A word more: masks of 64 pages may reach over the end. */
 		if (bitmap_init(&o->unsent[i], npages[i] + 64) < 0 ||
-		    bitmap_init(&o->via_bulk[i], npages[i] + 64) < 0) {
+		    bitmap_init(&o->via_bulk[i], npages[i] + 64) < 0 ||
+		    bitmap_init(&o->hot[i], npages[i] + 64) < 0) {
 			order_fini(o);
 			return -ENOMEM;
 		}
@@ -29,6 +30,7 @@ void order_fini(struct order *o)
 	for (unsigned int i = 0; i < o->nregions; i++) {
 		bitmap_fini(&o->unsent[i]);
 		bitmap_fini(&o->via_bulk[i]);
+		bitmap_fini(&o->hot[i]);
 	}
 	pthread_mutex_destroy(&o->cursor_lock);
 	o->nregions = 0;
@@ -97,20 +99,79 @@ static void mark_bulk(struct order *o, const struct order_run *run)
 		bitmap_set_range(&o->via_bulk[run->region], run->first_pg + at, len);
 }
 
-/* Under cursor_lock: the first unsent page at or behind the cursor, going around once. */
-static bool find_unsent(struct order *o)
+void order_heat(struct order *o, uint32_t region, uint64_t first_pg, uint64_t npages)
+{
+	assert(first_pg + npages <= o->npages[region]);
+	bitmap_set_range(&o->hot[region], first_pg, npages);
+}
+
+void order_cool(struct order *o)
+{
+	for (unsigned int i = 0; i < o->nregions; i++)
+		bitmap_clear(&o->hot[i]);
+}
+
+void order_set_turn(struct order *o, enum order_turn turn)
+{
+	atomic_store(&o->turn, turn);
+	if (turn != ORDER_HOT_FIRST)
+		return;
+	pthread_mutex_lock(&o->cursor_lock);
+	o->cursor_region = 0;
+	o->cursor_pg = 0;
+	pthread_mutex_unlock(&o->cursor_lock);
+}
+
+/* The first bit of map at or behind pg that is not in without; NULL: in any case. */
+static uint64_t next_without(struct bitmap *map, const struct bitmap *without, uint64_t pg)
+{
+	while ((pg = bitmap_next(map, pg)) != BITMAP_NONE) {
+		uint64_t mask = bitmap_get(map, pg, ~0ull);
+
+		if (without)
+			mask &= ~bitmap_get(without, pg, ~0ull);
+		if (mask)
+			return pg + (uint64_t)__builtin_ctzll(mask);
+		pg += 64;
+	}
+	return BITMAP_NONE;
+}
+
+/* Under cursor_lock: moves the cursor to the first such bit at or behind it, going around once. */
+static bool find(struct order *o, struct bitmap *map, const struct bitmap *without)
 {
 	for (unsigned int tried = 0; tried <= o->nregions; tried++) {
-		uint64_t pg = bitmap_next(&o->unsent[o->cursor_region], o->cursor_pg);
+		unsigned int r = o->cursor_region;
+		uint64_t pg = next_without(&map[r], without ? &without[r] : NULL, o->cursor_pg);
 
 		if (pg != BITMAP_NONE) {
 			o->cursor_pg = pg;
 			return true;
 		}
-		o->cursor_region = (o->cursor_region + 1) % o->nregions;
+		o->cursor_region = (r + 1) % o->nregions;
 		o->cursor_pg = 0;
 	}
 	return false;
+}
+
+/* Under cursor_lock: up to 64 pages from the cursor that may be unsent, and moves it behind them.
+ */
+static bool find_some(struct order *o, struct order_run *run)
+{
+	int turn = atomic_load(&o->turn);
+	bool hot = turn == ORDER_HOT_FIRST && find(o, o->hot, NULL);
+
+	if (turn == ORDER_HOT_FIRST && !hot)
+		atomic_store(&o->turn, ORDER_ALL);
+	if (!hot && !find(o, o->unsent, turn == ORDER_COLD ? o->hot : NULL))
+		return false;
+	*run = (struct order_run){ o->cursor_region, o->cursor_pg, ~0ull };
+	if (hot)
+		run->mask = bitmap_take(&o->hot[run->region], run->first_pg, ~0ull);
+	else if (turn == ORDER_COLD)
+		run->mask = ~bitmap_get(&o->hot[run->region], run->first_pg, ~0ull);
+	o->cursor_pg += ORDER_RUN_PAGES;
+	return true;
 }
 
 bool order_background(struct order *o, struct order_run *ret_run)
@@ -121,17 +182,12 @@ bool order_background(struct order *o, struct order_run *ret_run)
 		bool found;
 
 		pthread_mutex_lock(&o->cursor_lock);
-		found = atomic_load(&o->left_pages) && find_unsent(o);
-		if (found) {
-			run.region = o->cursor_region;
-			run.first_pg = o->cursor_pg;
-			o->cursor_pg += ORDER_RUN_PAGES;
-		}
+		found = atomic_load(&o->left_pages) && find_some(o, &run);
 		pthread_mutex_unlock(&o->cursor_lock);
 		if (!found)
 			return false;
-		run.mask = take(o, run.region, run.first_pg,
-				~0ull); /* may have been asked for just now */
+		run.mask = take(o, run.region, run.first_pg, /* may have been asked for just now */
+				run.mask);
 	}
 	mark_bulk(o, &run);
 	*ret_run = run;

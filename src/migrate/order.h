@@ -22,13 +22,22 @@ struct order_options {
 	uint32_t backward_pages;
 };
 
+/* What the background is given. Hot is what has been written lately. */
+enum order_turn {
+	ORDER_ALL,
+	ORDER_COLD,	 /* hot pages stay unsent: they would be sent again anyway */
+	ORDER_HOT_FIRST, /* hot pages are wanted next; then all */
+};
+
 struct order {
 	unsigned int nregions;
 	uint64_t npages[ORDER_REGIONS_MAX];
 	struct bitmap unsent[ORDER_REGIONS_MAX]; /* a set bit goes to exactly one sender */
 	struct bitmap
 		via_bulk[ORDER_REGIONS_MAX]; /* sent, but on a connection where it may queue */
+	struct bitmap hot[ORDER_REGIONS_MAX];
 	struct order_options options;
+	_Atomic int turn; /* enum order_turn */
 	_Atomic uint64_t left_pages;
 	pthread_mutex_t cursor_lock; /* Lock of the next two */
 	unsigned int cursor_region;
@@ -63,7 +72,14 @@ void order_settled(struct order *o);
 bool order_next_unsent(struct order *o, uint32_t region, uint64_t *from_pg, uint64_t *ret_first_pg,
 		       uint64_t *ret_npages);
 
-/* The next run for the background, marked as sent by it. False: nothing is left. */
+/* These are hot. Any thread. */
+void order_heat(struct order *o, uint32_t region, uint64_t first_pg, uint64_t npages);
+/* Nothing is hot. Beside no sender. */
+void order_cool(struct order *o);
+/* Beside no sender. */
+void order_set_turn(struct order *o, enum order_turn turn);
+
+/* The next run for the background, marked as sent by it. False: it is given nothing more. */
 bool order_background(struct order *o, struct order_run *ret_run);
 
 /* What must be sent at once for a request: what of it is unsent, or was sent where it may still

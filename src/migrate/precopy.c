@@ -2,6 +2,7 @@
 #include "migrate/precopy.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <poll.h>
 #include <string.h>
 
@@ -10,7 +11,12 @@
 #include "util/fd.h"
 #include "util/util.h"
 
-enum { STALE_ROUNDS_MAX = 4, STALE_ROUND_BYTES = 4 * 1024 * 1024 };
+enum {
+	STALE_ROUNDS_MAX = 4,
+	STALE_ROUND_BYTES = 4 * 1024 * 1024,
+	LOOK_NS = 50 * NS_PER_MS,
+	LOOK_SHARE = 20, /* of the time a look may take at most one part */
+};
 
 /* What a stop costs beside the pages: device state saved and loaded, and a few round trips. */
 static uint64_t other_ns(const struct source *s)
@@ -23,6 +29,15 @@ static void found(void *arg, uint32_t region, uint64_t first_pg, uint64_t npages
 	struct source *s = arg;
 
 	order_add(&s->order, region, first_pg, npages);
+}
+
+/* It has been written just now: so it will be touched soon. */
+static void found_hot(void *arg, uint32_t region, uint64_t first_pg, uint64_t npages)
+{
+	struct source *s = arg;
+
+	found(s, region, first_pg, npages);
+	order_heat(&s->order, region, first_pg, npages);
 }
 
 static uint64_t left_bytes(const struct source *s)
@@ -46,6 +61,15 @@ static int begin(struct source *s, struct err *e)
 	return dirty_begin(&s->dirty, region, s->config.nregions, e);
 }
 
+static void note_look(struct source *s, uint64_t now_ns, uint64_t dirty_bytes)
+{
+	uint64_t after_ns = now_ns - s->pass_ns;
+
+	converge_look(&s->converge, after_ns, dirty_bytes);
+	atomic_store(&s->notes->dirty_bytes_per_s,
+		     (uint64_t)((double)dirty_bytes * NS_PER_S / (double)(after_ns + 1)));
+}
+
 /* What has changed, to be read from now on: what was being written into memory by the VMM's devices
  * when it was looked at has arrived there (docs/kernel.md: direct I/O). */
 static int collect(struct source *s, bool running, struct err *e)
@@ -54,7 +78,9 @@ static int collect(struct source *s, bool running, struct err *e)
 	int rc = dirty_collect(&s->dirty, found, s, e);
 
 	s->converge.other_ns = other_ns(s) + clock_ns() - begun_ns; /* it is part of the stop too */
-
+	if (s->pass_ns)
+		note_look(s, begun_ns, left_bytes(s));
+	s->pass_ns = begun_ns;
 	return rc || !running ? rc : s->config.vmm->ops->drain(s->config.vmm, e);
 }
 
@@ -66,19 +92,64 @@ static int hear_pass_ok(struct source *s, struct err *e)
 	return source_await(s, FRAME_PASS_OK, &f, &payload, e);
 }
 
-/* Sends all that is unsent, and hears that it has arrived as it was sent. */
-static int run_pass(struct source *s, struct err *e)
+static void heat(void *arg, uint32_t region, uint64_t first_pg, uint64_t npages)
+{
+	struct source *s = arg;
+
+	order_heat(&s->order, region, first_pg, npages);
+	s->looked_pages += npages;
+}
+
+int precopy_look_ms(const struct source *s)
+{
+	uint64_t now_ns = clock_ns();
+
+	if (!s->look_ns)
+		return INT_MAX;
+	return now_ns < s->look_ns ? (int)((s->look_ns - now_ns + NS_PER_MS - 1) / NS_PER_MS) : 0;
+}
+
+int precopy_look(struct source *s, struct err *e)
+{
+	uint64_t now_ns = clock_ns();
+	int rc;
+
+	if (!s->look_ns || now_ns < s->look_ns)
+		return 0;
+	s->looked_pages = 0;
+	rc = dirty_peek(&s->dirty, heat, s, e);
+	note_look(s, now_ns, s->looked_pages * s->page_bytes[0]);
+	s->look_ns = now_ns + max_u64(LOOK_NS, LOOK_SHARE * (clock_ns() - now_ns));
+	return rc;
+}
+
+static int send_pass(struct source *s, bool running, struct err *e)
+{
+	int rc;
+
+	s->look_ns = running ? s->pass_ns + LOOK_NS : 0;
+	rc = source_send_unsent(s, true, e);
+	s->look_ns = 0;
+	return rc;
+}
+
+/* Sends what is unsent, and hears that it has arrived as it was sent; without what changes
+ * meanwhile, if the VM runs. */
+static int run_pass(struct source *s, bool running, struct err *e)
 {
 	uint64_t begun_ns = clock_ns(), dirty_bytes = left_bytes(s),
 		 out_bytes = atomic_load(&s->notes->sent_bytes);
 	int rc;
 
+	order_cool(&s->order);
+	order_set_turn(&s->order, running ? ORDER_COLD : ORDER_ALL);
+	converge_begin(&s->converge);
 	source_open_epoch(s);
 	rc = source_tell(s, FRAME_PASS, 0, NULL, 0, e);
 	if (!rc)
 		rc = hear_pass_ok(s, e);
 	if (!rc)
-		rc = source_send_unsent(s, true, e);
+		rc = send_pass(s, running, e);
 	if (!rc)
 		rc = source_tell_sums(s, FRAME_PASS_END, e);
 	if (!rc)
@@ -121,13 +192,14 @@ static int announce_stale(struct source *s, struct err *e)
 	uint64_t was_bytes;
 	int rc = 0;
 
+	order_cool(&s->order);
 	for (unsigned int i = 0; !rc && i < STALE_ROUNDS_MAX; i++) {
 		was_bytes = left_bytes(s);
 		rc = source_send_stale(s, FRAME_LAST, e);
 		if (!rc)
 			rc = hear_pass_ok(s, e);
 		if (!rc)
-			rc = collect(s, false, e);
+			rc = dirty_collect(&s->dirty, found_hot, s, e);
 		if (left_bytes(s) - was_bytes < STALE_ROUND_BYTES)
 			break;
 	}
@@ -151,7 +223,7 @@ int source_precopy(struct source *s, struct err *e)
 			break;
 		what = next(s, clock_ns() - begun_ns);
 		if (what == CONVERGE_PASS)
-			rc = run_pass(s, e);
+			rc = run_pass(s, true, e);
 		else if (what == CONVERGE_GIVE_UP)
 			rc = give_up(s, e);
 	}
@@ -167,12 +239,13 @@ int precopy_finish(struct source *s, struct err *e)
 
 	if (s->config.mode == MODE_POSTCOPY)
 		return 0;
-	rc = collect(s, false, e);
+	order_set_turn(&s->order, ORDER_HOT_FIRST);
+	rc = dirty_collect(&s->dirty, found_hot, s, e);
 	/* It may have changed much since it was decided. */
 	if (!rc && s->finish_first && s->config.mode == MODE_HYBRID)
 		s->finish_first = next(s, 0) == CONVERGE_FINISH;
 	if (!rc && s->finish_first && left_bytes(s))
-		rc = run_pass(s, e);
+		rc = run_pass(s, false, e);
 	if (!rc)
 		rc = source_tell(s, FRAME_PASS, FRAME_LAST, NULL, 0, e);
 	return rc ? rc : hear_pass_ok(s, e);

@@ -3,6 +3,8 @@
 #ifndef UMIG_MIGRATE_PRECOPY_H
 #define UMIG_MIGRATE_PRECOPY_H
 
+#include <stdint.h>
+
 #include "util/err.h"
 
 struct source;
@@ -10,6 +12,12 @@ struct source;
 /* Behind the stop, with the device state saved: the last look at what has changed; copies that too
  * where the policy says so, and leaves in s->order what the destination has not. */
 int precopy_finish(struct source *s, struct err *e);
+
+/* While a pass is sent: what changes meanwhile is not sent in it. Costs a look from time to time.
+ */
+int precopy_look(struct source *s, struct err *e);
+/* Until the next one. INT_MAX: there is none. */
+int precopy_look_ms(const struct source *s);
 
 /* Nothing is left behind in the VMM. May be called when nothing was begun, and twice. */
 void precopy_end(struct source *s);

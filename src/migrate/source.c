@@ -573,22 +573,24 @@ static int beat(struct source *s, struct err *e)
 	return source_tell(s, FRAME_ALIVE, 0, NULL, 0, e);
 }
 
-/* Behind RUN: until control, or fd (-1: none), has something to say. Returns 1 for control, 0 for
- * fd. */
+/* Until control, or fd (-1: none), has something to say, or a pass is to be looked into. Returns 1
+ * for control, 0 for these. */
 static int watch_link(struct source *s, int fd, struct err *e)
 {
+	int beat_ms = source_beat_ms(s);
 	struct pollfd p[3] = { { .fd = s->control.fd, .events = POLLIN },
 			       { .fd = s->failure.fd, .events = POLLIN },
 			       { .fd = fd, .events = POLLIN } };
 
 	while (!channel_pending(&s->control)) {
-		int n = poll(p, 3, source_beat_ms(s)), rc;
+		int n = poll(p, 3, (int)min_u64((uint64_t)beat_ms, (uint64_t)precopy_look_ms(s))),
+		    rc;
 
 		if (n < 0 && errno != EINTR)
 			return err_set(e, errno, "wait for the destination: %s", strerror(errno));
 		if (n <= 0) {
 			rc = beat(s, e);
-			if (rc < 0)
+			if (rc < 0 || !precopy_look_ms(s))
 				return rc;
 			continue;
 		}
@@ -601,8 +603,7 @@ static int watch_link(struct source *s, int fd, struct err *e)
 	return 1;
 }
 
-/* The next frame on control that is not ALIVE, behind RUN. fd as above; 0: fd has something to say.
- */
+/* The next frame on control that is not ALIVE; else as above. */
 static int hear_or_fd(struct source *s, int fd, struct frame *f, const uint8_t **payload,
 		      struct err *e)
 {
@@ -696,10 +697,12 @@ static int wait_marks(struct source *s, unsigned int n, struct err *e)
 		uint64_t count;
 		int rc = hear_or_fd(s, s->progress_fd, &f, &payload, e);
 
-		if (rc)
-			return rc < 0 ? rc : out_of_order(&f, "nothing", e);
-		if (read(s->progress_fd, &count, sizeof(count)) < 0)
-			continue;
+		if (rc > 0)
+			rc = out_of_order(&f, "nothing", e);
+		if (!rc && read(s->progress_fd, &count, sizeof(count)) < 0)
+			rc = precopy_look(s, e);
+		if (rc < 0)
+			return rc;
 	}
 	return 0;
 }

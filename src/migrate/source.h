@@ -36,8 +36,9 @@ struct source_notes {
 	uint64_t size_bytes; /* of this struct: what another umig has noted is not read */
 	_Atomic uint64_t t_start_ns, t_stop_ns, t_run_ns, t_end_ns;
 	_Atomic uint64_t sent_bytes, sent_pages, zero_pages, urgent_pages, requests;
-	_Atomic uint64_t populated_bytes; /* as ADVISE said; then as found behind the stop */
-	_Atomic uint64_t passes;	  /* over what changed while it ran */
+	_Atomic uint64_t populated_bytes;   /* as ADVISE said; then as found behind the stop */
+	_Atomic uint64_t passes;	    /* over what changed while it ran */
+	_Atomic uint64_t dirty_bytes_per_s; /* in the last of them, by the last look */
 	_Atomic uint64_t resumed, takeovers;
 	_Atomic uint64_t checksum_failures; /* noticed here; asked again on a new link */
 	_Atomic bool has_predicted;
@@ -103,6 +104,9 @@ struct source {
 	struct order order;
 	struct dirty dirty;
 	struct converge converge;
+	uint64_t pass_ns;		 /* when all was clean but what is unsent */
+	uint64_t look_ns;		 /* when the pass that runs is looked into; 0: not at all */
+	uint64_t looked_pages;		 /* that a look has found */
 	_Atomic bool switch_now;	 /* an operator wants no more passes */
 	pthread_mutex_t pace_lock;	 /* Lock of config.limits and the next */
 	_Atomic unsigned int limits_set; /* how often */

@@ -27,6 +27,7 @@ static struct dirty d;
 static int memfd, uffd;
 static uint8_t *memory, *copy;
 static struct bitmap named;
+static uint64_t peeked;		    /* while threads worked */
 static _Atomic bool stop, ear_stop; /* who gives memory up must be heard until the end */
 
 static uint64_t draw(uint64_t *rng)
@@ -96,6 +97,22 @@ static void found(void *arg, uint32_t region, uint64_t first_pg, uint64_t npages
 	bitmap_set_range(&named, first_pg, npages);
 }
 
+static void count(void *arg, uint32_t region, uint64_t first_pg, uint64_t npages)
+{
+	(void)region;
+	(void)first_pg;
+	*(uint64_t *)arg += npages;
+}
+
+static uint64_t peek(void)
+{
+	uint64_t n = 0;
+	struct err e;
+
+	CHECK(dirty_peek(&d, count, &n, &e) == 0, "%s", e.msg);
+	return n;
+}
+
 /* Returns how many pages were read. */
 static uint64_t pass(void)
 {
@@ -103,6 +120,7 @@ static uint64_t pass(void)
 	struct err e;
 
 	CHECK(dirty_collect(&d, found, NULL, &e) == 0, "%s", e.msg);
+	peeked += peek();
 	while (bitmap_next_run(&named, &pg, &first, &len)) {
 		ssize_t want = (ssize_t)(len * PAGE_BYTES);
 
@@ -170,7 +188,7 @@ int main(int argc, char **argv)
 {
 	bool deaf = argc > 1 && !strcmp(argv[1], "--deaf");
 	pthread_t worker[THREADS], ear;
-	uint64_t total = 0, last, wrong;
+	uint64_t total = 0, last, wrong, from = 0, first, len;
 
 	if (argc > 1 && !strcmp(argv[1], "--blind"))
 		setenv("UMIG_BLIND", "1", 1);
@@ -192,6 +210,11 @@ int main(int argc, char **argv)
 	       PASSES, (unsigned long long)total, (unsigned long long)last,
 	       (unsigned long long)wrong);
 	CHECK(pass() == 0, "pages changed while nobody worked");
+	CHECK(peeked > 0, "not one of %d looks in between saw a change", PASSES);
+	CHECK(dirty_next_data(&d, 0, &from, &first, &len), "there is no page left");
+	memory[first * PAGE_BYTES]++;
+	CHECK(peek() == 1 && peek() == 1 && pass() == 1 && peek() == 0,
+	      "a look that changes nothing changed something");
 	dirty_end(&d);
 	dirty_end(&d);
 	memory[0]++; /* nothing waits, nothing is protected */

@@ -299,6 +299,65 @@ static void the_cursor_goes_around_in_one_region(void **state)
 	order_fini(&o);
 }
 
+static void hot_pages_are_left_in_a_cold_turn(void **state)
+{
+	static const uint64_t npages[] = { 1000, 70 };
+	struct order_run run;
+	struct order o;
+	uint64_t n = 0;
+
+	(void)state;
+	assert_int_equal(order_init(&o, 2, npages, &plain), 0);
+	order_add(&o, 0, 0, 1000);
+	order_add(&o, 1, 0, 70);
+	order_heat(&o, 0, 0, 65);
+	order_heat(&o, 0, 999, 1);
+	order_heat(&o, 1, 3, 2);
+	order_set_turn(&o, ORDER_COLD);
+	while (order_background(&o, &run)) {
+		n += bits(run.mask);
+		assert_int_equal(bitmap_get(&o.hot[run.region], run.first_pg, run.mask), 0);
+		if (n == 64) /* one that was still to come */
+			order_heat(&o, 0, 500, 1);
+	}
+	assert_int_equal(n, 1070 - 69);
+	assert_int_equal(o.left_pages, 69);
+	order_request(&o, 0, 999, 1, &run); /* who asks gets it */
+	assert_int_equal(run.mask, 1);
+	order_cool(&o);
+	while (order_background(&o, &run))
+		n += bits(run.mask);
+	assert_int_equal(n, 1070 - 1);
+	order_fini(&o);
+}
+
+static void hot_pages_come_first_in_their_turn(void **state)
+{
+	static const uint64_t npages[] = { 1000, 200 };
+	struct order_run run;
+	struct order o;
+	uint64_t n = 0;
+
+	(void)state;
+	assert_int_equal(order_init(&o, 2, npages, &plain), 0);
+	order_add(&o, 0, 0, 1000);
+	order_add(&o, 1, 0, 200);
+	assert_true(order_background(&o, &run)); /* the cursor is somewhere */
+	order_heat(&o, 0, 0, 3);		 /* sent already */
+	order_heat(&o, 0, 700, 5);
+	order_heat(&o, 1, 190, 10);
+	order_set_turn(&o, ORDER_HOT_FIRST);
+	assert_true(order_background(&o, &run));
+	assert_true(run.region == 0 && run.first_pg == 700 && run.mask == 0x1f);
+	assert_true(order_background(&o, &run));
+	assert_true(run.region == 1 && run.first_pg == 190 && run.mask == 0x3ff);
+	while (order_background(&o, &run))
+		n += bits(run.mask);
+	assert_int_equal(n, 1200 - 64 - 15);
+	assert_int_equal(o.left_pages, 0);
+	order_fini(&o);
+}
+
 static void cuts_runs_off_a_mask(void **state)
 {
 	uint64_t seed = 4;
@@ -419,6 +478,8 @@ int main(void)
 		cmocka_unit_test(a_request_moves_the_background_if_told),
 		cmocka_unit_test(the_background_moves_to_another_region),
 		cmocka_unit_test(the_cursor_goes_around_in_one_region),
+		cmocka_unit_test(hot_pages_are_left_in_a_cold_turn),
+		cmocka_unit_test(hot_pages_come_first_in_their_turn),
 		cmocka_unit_test(cuts_runs_off_a_mask),
 		cmocka_unit_test(racing_threads_get_each_page_once),
 	};
