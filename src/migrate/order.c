@@ -210,28 +210,13 @@ void order_request(struct order *o, uint32_t region, uint64_t first_pg, uint32_t
 	pthread_mutex_unlock(&o->cursor_lock);
 }
 
-bool order_window(struct order *o, uint32_t region, uint64_t first_pg, uint32_t npages,
-		  uint64_t *next_pg, struct order_run *ret_run)
+bool order_window(struct order *o, struct window *w, struct order_run *ret_run)
 {
-	uint64_t from, end;
+	uint64_t pages;
 
-	if (o->options.fixed_window) {
-		from = first_pg - min_u64(first_pg, o->options.backward_pages);
-		end = first_pg + npages + o->options.forward_pages;
-	} else { /* the aligned 64 pages around: one run for COPY, and random guests do not pay for
-		    more */
-		from = first_pg / ORDER_RUN_PAGES * ORDER_RUN_PAGES;
-		end = round_up_u64(first_pg + npages, ORDER_RUN_PAGES);
-	}
-	end = min_u64(end, o->npages[region]);
-	if (*next_pg == UINT64_MAX)
-		*next_pg = from;
-	while (*next_pg < end) {
-		uint64_t n = min_u64(end - *next_pg, ORDER_RUN_PAGES);
-
-		*ret_run = (struct order_run){ .region = region, .first_pg = *next_pg };
-		ret_run->mask = take(o, region, *next_pg, mask_of(n));
-		*next_pg += n;
+	*ret_run = (struct order_run){ .region = w->region };
+	while (window_next(w, &ret_run->first_pg, &pages)) {
+		ret_run->mask = take(o, w->region, ret_run->first_pg, mask_of(pages));
 		if (ret_run->mask)
 			return true;
 	}

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* Which page next: what the source has not sent, where the background goes on, what surrounds a
- * fault. No I/O in here, so that a policy can be simulated and tested. Any thread may call.
+/* Which page next: what the source has not sent, and where the background goes on. No I/O in here,
+ * so that a policy can be simulated and tested. Any thread may call.
  */
 #ifndef UMIG_MIGRATE_ORDER_H
 #define UMIG_MIGRATE_ORDER_H
@@ -10,16 +10,15 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "migrate/window.h"
 #include "util/bitmap.h"
 
 enum { ORDER_REGIONS_MAX = 64, ORDER_RUN_PAGES = 64 };
 
 struct order_options {
-	bool no_background;	/* -n: only what is asked for */
-	bool move_background;	/* -m: the background goes on where the last fault was */
-	bool fixed_window;	/* forward and backward were given */
-	uint32_t forward_pages; /* sent along with a requested page */
-	uint32_t backward_pages;
+	bool no_background;   /* -n: only what is asked for */
+	bool move_background; /* -m: the background goes on where the last fault was */
+	struct window_options window;
 };
 
 /* What the background is given. Hot is what has been written lately. */
@@ -87,9 +86,7 @@ bool order_background(struct order *o, struct order_run *ret_run);
 void order_request(struct order *o, uint32_t region, uint64_t first_pg, uint32_t npages,
 		   struct order_run *ret_run);
 
-/* What surrounds a request, in pieces: start with *next_pg = UINT64_MAX, call until it returns
- * false. */
-bool order_window(struct order *o, uint32_t region, uint64_t first_pg, uint32_t npages,
-		  uint64_t *next_pg, struct order_run *ret_run);
+/* The next piece of w, as far as it is unsent, marked as sent. False: nothing of it is left. */
+bool order_window(struct order *o, struct window *w, struct order_run *ret_run);
 
 #endif

@@ -167,25 +167,17 @@ static int send_mark(struct source *s, struct channel *c, struct err *e)
 	return 0;
 }
 
-/* What is owed around pages that were asked for. */
-struct window {
-	struct page_range {
-		uint32_t region, npages;
-		uint64_t first_pg;
-	} asked;
-	uint64_t next_pg;
-};
-
 struct urgent {
 	struct source *s;
 	uint8_t *buf;
 	bool finished;	       /* the mark was sent */
 	uint64_t next_beat_ns; /* when ALIVE is due */
+	struct windows windows;
 	unsigned int nwindows;
-	struct window window[WINDOWS_MAX]; /* newest last: its vCPU touches the neighbours next */
+	struct window window[WINDOWS_MAX]; /* owed; newest last: its vCPU goes on there next */
 };
 
-/* The requested page first; what surrounds it is remembered. */
+/* The requested page first; what goes along with it is remembered. */
 static int serve_request(struct urgent *u, const struct frame *f, struct err *e)
 {
 	struct source *s = u->s;
@@ -202,8 +194,8 @@ static int serve_request(struct urgent *u, const struct frame *f, struct err *e)
 		memmove(u->window, u->window + 1, sizeof(u->window) - sizeof(u->window[0]));
 		u->nwindows--;
 	}
-	u->window[u->nwindows++] =
-		(struct window){ { f->region, f->npages, f->first_pg }, UINT64_MAX };
+	window_plan(&u->windows, f->region, s->npages[f->region], f->first_pg, f->npages,
+		    &u->window[u->nwindows++]);
 	return rc;
 }
 
@@ -241,8 +233,7 @@ static int serve_window(struct urgent *u, struct err *e)
 	struct window *w = &u->window[u->nwindows - 1];
 	struct order_run run;
 
-	if (!order_window(&u->s->order, w->asked.region, w->asked.first_pg, w->asked.npages,
-			  &w->next_pg, &run)) {
+	if (!order_window(&u->s->order, w, &run)) {
 		u->nwindows--;
 		return 0;
 	}
@@ -315,6 +306,7 @@ void source_urgent_thread(struct source *s)
 	int rc;
 
 	s->urgent.lookahead_bytes = URGENT_LOOKAHEAD_BYTES;
+	windows_init(&u.windows, &s->order.options.window);
 	u.buf = source_alloc_run_buffer(s, &len);
 	rc = u.buf ? urgent_loop(&u, &e) : err_set(&e, ENOMEM, "no memory for a send buffer");
 	if (u.buf)

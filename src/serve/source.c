@@ -327,9 +327,11 @@ static int read_config(const struct worker *w, struct source_config *c, struct e
 	c->order = (struct order_options){
 		.no_background = config_bool(w->config, "no-background"),
 		.move_background = config_bool(w->config, "move-background"),
-		.fixed_window = config_int(w->config, "forward", -1) >= 0,
-		.forward_pages = (uint32_t)config_int(w->config, "forward", 0),
-		.backward_pages = (uint32_t)config_int(w->config, "backward", 0),
+		.window = {
+			.fixed = config_int(w->config, "forward", -1) >= 0,
+			.forward_pages = (uint32_t)config_int(w->config, "forward", 0),
+			.backward_pages = (uint32_t)config_int(w->config, "backward", 0),
+		},
 	};
 	c->break_what = !strcmp(break_what, "page")  ? BREAK_PAGE
 			: !strcmp(break_what, "bit") ? BREAK_BIT

@@ -142,15 +142,19 @@ static void a_request_overtakes_the_background_once(void **state)
 /* Asks for [pg, pg+n) and expects the window to hold exactly [from, end) but that. */
 static void check_window(struct order *o, uint64_t pg, uint32_t n, uint64_t from, uint64_t end)
 {
-	uint64_t next = UINT64_MAX, last_end = 0, npages = o->npages[0];
+	uint64_t last_end = 0, npages = o->npages[0];
 	bool *seen = calloc(npages + 64, sizeof(*seen));
+	struct windows ws;
 	struct order_run run;
+	struct window w;
 
+	windows_init(&ws, &o->options.window);
 	order_request(o, 0, pg, n, &run);
-	while (order_window(o, 0, pg, n, &next, &run)) {
+	window_plan(&ws, 0, npages, pg, n, &w);
+	while (order_window(o, &w, &run)) {
 		assert_int_equal(run.region, 0);
 		assert_true(run.mask != 0 && run.first_pg >= last_end);
-		last_end = next;
+		last_end = w.first_pg;
 		for (; run.mask; run.mask &= run.mask - 1) {
 			uint64_t at = run.first_pg + (uint64_t)__builtin_ctzll(run.mask);
 
@@ -161,9 +165,9 @@ static void check_window(struct order *o, uint64_t pg, uint32_t n, uint64_t from
 	}
 	for (uint64_t at = from; at < end; at++)
 		assert_int_equal(seen[at], at < pg || at >= pg + n);
-	assert_false(order_window(o, 0, pg, n, &next, &run)); /* and no more */
-	next = UINT64_MAX;
-	assert_false(order_window(o, 0, pg, n, &next, &run)); /* all of it is sent */
+	assert_false(order_window(o, &w, &run)); /* and no more */
+	window_plan(&ws, 0, npages, pg, n, &w);
+	assert_false(o->options.window.fixed && order_window(o, &w, &run)); /* all is sent */
 	free(seen);
 }
 
@@ -174,23 +178,22 @@ static void a_fixed_window_is_exact(void **state)
 	(void)state;
 	for (int i = 0; i < 3000; i++) {
 		struct order_options options = {
-			.fixed_window = true,
-			.forward_pages = (uint32_t)rnd_below(&seed, i % 2 ? 5 : 300),
-			.backward_pages = (uint32_t)rnd_below(&seed, i % 3 ? 5 : 300),
+			.window = { .fixed = true,
+				    .forward_pages = (uint32_t)rnd_below(&seed, i % 2 ? 5 : 300),
+				    .backward_pages = (uint32_t)rnd_below(&seed, i % 3 ? 5 : 300) },
 		};
 		uint64_t npages = 1 + rnd_below(&seed, 1000), pg = rnd_below(&seed, npages);
 		uint32_t n = 1 + (uint32_t)rnd_below(&seed, min_u64(64, npages - pg));
 		struct order o;
 
 		init_full(&o, npages, &options);
-		check_window(&o, pg, n,
-			     pg < options.backward_pages ? 0 : pg - options.backward_pages,
-			     min_u64(npages, pg + n + options.forward_pages));
+		check_window(&o, pg, n, pg - min_u64(pg, options.window.backward_pages),
+			     min_u64(npages, pg + n + options.window.forward_pages));
 		order_fini(&o);
 	}
 }
 
-static void the_default_window_is_the_aligned_64_pages(void **state)
+static void the_first_window_is_the_aligned_64_pages(void **state)
 {
 	uint64_t seed = 3;
 
@@ -208,9 +211,7 @@ static void the_default_window_is_the_aligned_64_pages(void **state)
 
 static void the_largest_windows_hold_all_of_a_region(void **state)
 {
-	const struct order_options options = { .fixed_window = true,
-					       .forward_pages = UINT32_MAX,
-					       .backward_pages = UINT32_MAX };
+	const struct order_options options = { .window = { true, UINT32_MAX, UINT32_MAX } };
 	struct order o;
 
 	(void)state;
@@ -222,7 +223,7 @@ static void the_largest_windows_hold_all_of_a_region(void **state)
 
 static void a_window_of_nothing_is_empty(void **state)
 {
-	const struct order_options options = { .fixed_window = true };
+	const struct order_options options = { .window = { .fixed = true } };
 	struct order o;
 
 	(void)state;
@@ -414,14 +415,18 @@ static void *race_requests(void *arg)
 {
 	uint64_t seed = (uint64_t)(uintptr_t)arg;
 	struct order_run run;
+	struct windows ws;
+	struct window w;
 
+	windows_init(&ws, &raced.options.window);
 	while (atomic_load(&raced.left_pages)) {
-		uint64_t pg = rnd_below(&seed, RACE_PAGES), next = UINT64_MAX;
+		uint64_t pg = rnd_below(&seed, RACE_PAGES);
 		uint32_t n = 1 + (uint32_t)rnd_below(&seed, min_u64(64, RACE_PAGES - pg));
 
 		order_request(&raced, 0, pg, n, &run);
 		count(by_request, &run);
-		while (order_window(&raced, 0, pg, n, &next, &run))
+		window_plan(&ws, 0, RACE_PAGES, pg, n, &w);
+		while (order_window(&raced, &w, &run))
 			count(by_window, &run);
 	}
 	return NULL;
@@ -458,9 +463,7 @@ static void racing_threads_get_each_page_once(void **state)
 	(void)state;
 	for (int i = 0; i < 20; i++)
 		race(&(struct order_options){ .move_background = i & 1,
-					      .fixed_window = i & 2,
-					      .forward_pages = 9,
-					      .backward_pages = 3 });
+					      .window = { i & 2, 9, 3 } });
 }
 
 int main(void)
@@ -472,7 +475,7 @@ int main(void)
 		cmocka_unit_test(a_request_takes_what_is_unsent),
 		cmocka_unit_test(a_request_overtakes_the_background_once),
 		cmocka_unit_test(a_fixed_window_is_exact),
-		cmocka_unit_test(the_default_window_is_the_aligned_64_pages),
+		cmocka_unit_test(the_first_window_is_the_aligned_64_pages),
 		cmocka_unit_test(the_largest_windows_hold_all_of_a_region),
 		cmocka_unit_test(a_window_of_nothing_is_empty),
 		cmocka_unit_test(a_request_moves_the_background_if_told),
