@@ -5,7 +5,7 @@
 
 #include "cli/progress.h"
 
-enum { CELL = 12 };
+enum { CELL = 12, CPUS_SHOWN_MAX = 8 };
 
 static const char *ms(double t_ms, char out[32])
 {
@@ -61,6 +61,30 @@ static void mended(const json_t *status, const json_t *there)
 	count("pager replaced", progress_number(there, "takeovers"), "times");
 }
 
+/* The sum, and each vCPU of a few. */
+static void blocked(const json_t *there)
+{
+	const json_t *threads = json_object_get(there, "blocked-threads"), *one;
+	char a[32], b[32], note[128];
+	size_t at, n = 0;
+
+	json_array_foreach(threads, at, one) n += json_object_get(one, "cpu") != NULL;
+	snprintf(note, sizeof(note), "vCPU time spent waiting for pages; %s all %zu at once",
+		 ms(progress_number(there, "postcopy-blocktime"), a), n);
+	row("blocked", "", ms(progress_number(there, "blocktime-ms"), b),
+	    n > 1 ? note : "vCPU time spent waiting for pages");
+	if (n < 2 || n > CPUS_SHOWN_MAX)
+		return;
+	json_array_foreach(threads, at, one)
+	{
+		if (!json_object_get(one, "cpu"))
+			continue;
+		snprintf(note, sizeof(note), "vCPU %.0f; %s at the longest",
+			 progress_number(one, "cpu"), ms(progress_number(one, "longest-ms"), a));
+		row("", "", ms(progress_number(one, "ms"), b), note);
+	}
+}
+
 void report_move(const char *name, const char *uri, const json_t *status, const json_t *rehearsed)
 {
 	const json_t *ram = json_object_get(status, "ram"),
@@ -99,8 +123,7 @@ void report_move(const char *name, const char *uri, const json_t *status, const 
 	if (requests > 0) {
 		row("fault latency", "", us(progress_number(there, "fault-us-p50"), b), "median");
 		row("", "", us(progress_number(there, "fault-us-p99"), b), "99th percentile");
-		row("blocked", "", ms(progress_number(there, "blocktime-ms"), b),
-		    "vCPU time spent waiting for these");
+		blocked(there);
 	}
 	mended(status, there);
 	if (removed > 0) {

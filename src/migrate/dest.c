@@ -22,10 +22,7 @@
 #include "util/util.h"
 
 enum {
-	BEFORE_RUN_TIMEOUT_MS = 90000,
-	LAST_WORD_MS = 500,
 	BEAT_MS_MAX = 150,
-	SETTLE_MS = 5000, /* less than the source waits for DISCARD_OK */
 	DEVICE_BYTES_MAX = 1 << 30,
 };
 
@@ -209,131 +206,6 @@ int dest_hello(struct dest *d, struct err *e)
 	return rc ? rc : d->config.hooks.start_threads(d->config.hooks.arg, e);
 }
 
-/* --- what the source says on control --- */
-
-/* Says that we are here, and hears whether the source is. Behind RUN only: before it, every wait
- * has a deadline of its own. */
-static int beat(struct dest *d, struct err *e)
-{
-	struct frame alive = { .type = FRAME_ALIVE, .epoch = atomic_load(&d->epoch) };
-	uint64_t timeout_ns = (uint64_t)d->config.link_timeout_ms * NS_PER_MS;
-
-	/* In passes its session may be busy with its VMM for longer; its urgent thread never is. */
-	if (channel_is_silent(&d->control, timeout_ns) &&
-	    (!d->passing || channel_is_silent(&d->urgent, timeout_ns)))
-		return err_set(e, ETIMEDOUT, "the link broke: nothing has come for %.1f s",
-			       d->config.link_timeout_ms / 1e3);
-	return channel_send(&d->control, &alive, NULL, e);
-}
-
-/* Until control has something to say. timeout_ms < 0: as long as the source is heard. */
-static int wait_control(struct dest *d, int timeout_ms, struct err *e)
-{
-	struct pollfd p[3] = { { .fd = d->control.fd, .events = POLLIN },
-			       { .fd = d->failure.fd, .events = POLLIN },
-			       { .fd = d->config.listen_fd, .events = POLLIN } };
-	uint64_t deadline_ns = clock_ns() + (uint64_t)timeout_ms * NS_PER_MS;
-
-	while (!channel_pending(&d->control)) {
-		uint64_t now_ns = clock_ns();
-		int n, rc;
-
-		/* Strangers who call must not make it longer. */
-		if (timeout_ms >= 0 && now_ns >= deadline_ns)
-			return err_set(e, ETIMEDOUT, "the source has said nothing for %d s",
-				       timeout_ms / 1000);
-		n = poll(p, 3,
-			 timeout_ms < 0 ? dest_beat_ms(d)
-					: (int)((deadline_ns - now_ns) / NS_PER_MS + 1));
-		if (n < 0 && errno != EINTR)
-			return err_set(e, errno, "wait for the source: %s", strerror(errno));
-		if (n <= 0) {
-			rc = timeout_ms < 0 ? beat(d, e) : 0;
-			if (rc < 0)
-				return rc;
-			continue;
-		}
-		if (p[0].revents)
-			return 0;
-		if (p[1].revents)
-			return err_set(e, ECANCELED, "cancelled");
-		if (p[2].revents && dest_turn_away(d))
-			return err_set(e, EPIPE, "the source has given up this link");
-	}
-	return 0;
-}
-
-static int check_cancel(const struct frame *f, const uint8_t *payload, struct err *e)
-{
-	char why[256];
-
-	if (f->type != FRAME_CANCEL)
-		return 0;
-	text_get(why, sizeof(why), payload, f->len_bytes);
-	return err_set(e, ESHUTDOWN, "the source went back: %s", why);
-}
-
-static int hear(struct dest *d, struct frame *f, const uint8_t **payload, struct err *e)
-{
-	int timeout_ms = atomic_load(&d->given) || d->passing ? -1
-			 : atomic_load(&d->resuming)	      ? d->config.link_timeout_ms
-							      : BEFORE_RUN_TIMEOUT_MS;
-	int rc;
-
-	do {
-		rc = wait_control(d, timeout_ms, e);
-		if (!rc) /* the rest of a frame does not wait for ever */
-			rc = channel_recv(&d->control, CHANNEL_WAIT,
-					  timeout_ms < 0 ? d->config.link_timeout_ms : timeout_ms,
-					  f, payload, e);
-	} while (rc > 0 && f->type == FRAME_ALIVE);
-	return rc < 0 ? rc : check_cancel(f, *payload, e);
-}
-
-/* A link that broke under one thread may hold the source's reason on control: that is worth more.
- */
-static void hear_last_word(struct dest *d, struct err *e)
-{
-	const uint8_t *payload;
-	struct err word;
-	struct frame f;
-	int rc = 0;
-
-	/* Behind RUN it has no way back, and the sooner it is listened for the better. */
-	if (e->num != EPIPE || d->control.fd < 0 || atomic_load(&d->given))
-		return;
-	d->control.abort_fd = -1;
-	while (!rc) {
-		rc = channel_recv(&d->control, CHANNEL_WAIT, LAST_WORD_MS, &f, &payload, &word);
-		rc = rc < 0 ? rc : check_cancel(&f, payload, &word);
-	}
-	if (rc == -ESHUTDOWN || (rc == -EPIPE && channel_pending(&d->control)))
-		*e = word; /* it went back, or was cut off in the middle of a frame */
-}
-
-static int out_of_order(const struct frame *f, const char *wanted, struct err *e)
-{
-	return err_set(e, EPROTO, "the source breaks the order: %s where %s belongs",
-		       frame_type_name[f->type], wanted);
-}
-
-int dest_expect(struct dest *d, enum frame_type type, struct frame *f, const uint8_t **payload,
-		struct err *e)
-{
-	int rc = hear(d, f, payload, e);
-
-	return rc || f->type == type ? rc : out_of_order(f, frame_type_name[type], e);
-}
-
-static int tell(struct dest *d, enum frame_type type, const char *text, struct err *e)
-{
-	struct frame f = { .type = type,
-			   .epoch = atomic_load(&d->epoch),
-			   .len_bytes = text ? (uint32_t)strlen(text) : 0 };
-
-	return channel_send(&d->control, &f, text, e);
-}
-
 /* --- ADVISE --- */
 
 static int check_region(const struct dest_region *here, const struct advised_region *there,
@@ -386,6 +258,19 @@ static int check_memory(const struct dest *d, const struct advise *m, struct err
 	return room_check(d->config.vmm_pid, need, 4096, e);
 }
 
+/* For who reads how long each vCPU has waited. */
+static int name_cpus(struct dest *d, struct err *e)
+{
+	uint32_t tid[WAITS_THREADS];
+	unsigned int n;
+	int rc = d->config.vmm->ops->cpus(d->config.vmm, tid, WAITS_THREADS, &n, e);
+
+	for (unsigned int i = 0; !rc && i < n; i++)
+		if (tid[i])
+			waits_name_cpu(d->umem.waits, tid[i], i);
+	return rc;
+}
+
 static int check_machine(struct dest *d, const struct advise *m, struct err *e)
 {
 	char here[VMM_MACHINE_BYTES], there[VMM_MACHINE_BYTES];
@@ -402,6 +287,8 @@ static int check_machine(struct dest *d, const struct advise *m, struct err *e)
 	text_get(there, sizeof(there), (const uint8_t *)m->machine, m->machine_bytes);
 	if (!rc)
 		rc = vmm->ops->match(here, there, e);
+	if (!rc)
+		rc = name_cpus(d, e);
 	if (!rc)
 		rc = vmm->ops->prepare(vmm, true, e);
 	/* Now, while the guest still runs at the source: then no stage behind the stop writes a
@@ -427,339 +314,7 @@ int dest_advise(struct dest *d, struct err *e)
 	if (!rc)
 		rc = check_machine(d, m, e);
 	free(m);
-	return rc ? rc : tell(d, FRAME_ADVISE_OK, NULL, e);
-}
-
-/* What the bulk connections have brought. */
-static uint64_t bulk_bytes(const struct dest *d)
-{
-	uint64_t sum = 0;
-
-	for (unsigned int i = 0; i < d->nbulk; i++)
-		sum += atomic_load(&d->bulk[i].bytes_in);
-	return sum;
-}
-
-/* END says that all marks are sent: so they come, or their connection is broken. */
-static int wait_marks(struct dest *d, unsigned int n, struct err *e)
-{
-	uint64_t moved_ns = clock_ns(), bytes = 0, count;
-
-	while (atomic_load(&d->marks) < n) {
-		uint64_t now = bulk_bytes(d);
-		int rc = fd_wait(d->marks_fd, POLLIN, d->failure.fd, dest_beat_ms(d));
-
-		if (rc == -ECANCELED)
-			return err_set(e, ECANCELED, "cancelled");
-		if (rc == -ETIMEDOUT && (rc = beat(d, e)) < 0)
-			return rc;
-		if (now != bytes)
-			moved_ns = clock_ns();
-		else if (clock_ns() - moved_ns > (uint64_t)d->config.link_timeout_ms * NS_PER_MS)
-			return err_set(e, ETIMEDOUT,
-				       "the link broke: a connection for pages stands still");
-		bytes = now;
-		if (read(d->marks_fd, &count, sizeof(count)) < 0)
-			continue;
-	}
-	return 0;
-}
-
-/* --- PRECOPY, DISCARD --- */
-
-/* Nothing of an epoch before is taken from here on; its sum and its marks begin at nothing. */
-static int open_epoch(struct dest *d, const struct frame *f, struct err *e)
-{
-	if (f->epoch <= atomic_load(&d->epoch))
-		return err_set(e, EPROTO, "%s opens epoch %u, which is over",
-			       frame_type_name[f->type], f->epoch);
-	atomic_store(&d->marks, 0);
-	atomic_store(&d->page_sum, 0);
-	atomic_store(&d->epoch, f->epoch);
-	return 0;
-}
-
-/* Until all of it is here. */
-static int take_pass(struct dest *d, struct err *e)
-{
-	struct ending m = { 0 };
-	const uint8_t *payload;
-	struct frame f;
-	int rc = dest_expect(d, FRAME_PASS_END, &f, &payload, e);
-
-	if (!rc)
-		rc = ending_get(&m, payload, f.len_bytes, e);
-	if (!rc)
-		rc = wait_marks(d, d->nbulk, e);
-	if (!rc && m.page_sum != atomic_load(&d->page_sum))
-		rc = err_set(
-			e, EBADMSG,
-			"memory was damaged on its way: what was placed is not what was sent (sums %016llx and %016llx)",
-			(unsigned long long)atomic_load(&d->page_sum),
-			(unsigned long long)m.page_sum);
-	return rc ? rc : tell(d, FRAME_PASS_OK, NULL, e);
-}
-
-static uint64_t count_data(const struct page_map *m, const struct extent *x)
-{
-	uint64_t n = 0;
-
-	for (uint64_t at = 0; at < x->npages; at += 64)
-		n += (uint64_t)__builtin_popcountll(page_test(
-			m, PAGE_DATA, x->first_pg + at, mask_of(min_u64(x->npages - at, 64))));
-	return n;
-}
-
-static int forget_stale(struct dest *d, struct region *r, const struct extent *x, struct err *e)
-{
-	int rc = region_forget(r, x->first_pg, x->npages);
-
-	d->stale_pages += count_data(r->pages, x);
-	return rc < 0 ? err_set(e, -rc, "region %s: empty pages that are stale: %s", r->name,
-				strerror(-rc))
-		      : 0;
-}
-
-/* What has not arrived must be what the source said it would send again: while it still has the VM.
- */
-static int check_passes(struct dest *d, struct err *e)
-{
-	uint64_t missing = 0;
-
-	for (unsigned int i = 0; i < d->umem.nregions; i++) {
-		struct page_tally t;
-
-		page_tally(d->umem.region[i].pages, &t);
-		missing += t.missing;
-	}
-	if (missing <= d->stale_pages) /* some have been asked for, and have come, already */
-		return 0;
-	return err_set(e, EBADMSG,
-		       "memory is not complete: %llu page%s of the passes never arrived",
-		       (unsigned long long)(missing - d->stale_pages),
-		       missing - d->stale_pages == 1 ? "" : "s");
-}
-
-static int note_extents(struct dest *d, const struct frame *f, const uint8_t *payload,
-			struct err *e)
-{
-	uint64_t end_pg = 0;
-	struct extent x;
-
-	if (f->region >= d->config.nregions || f->len_bytes % EXTENT_BYTES)
-		return err_set(e, EBADMSG, "EXTENTS of region %u with %u bytes cannot be",
-			       f->region, f->len_bytes);
-	if (f->flags & FRAME_STALE && !d->passes)
-		return err_set(e, EPROTO, "EXTENTS of stale pages, and no passes were made");
-	for (uint32_t at = 0; at < f->len_bytes; at += EXTENT_BYTES) {
-		int rc = extent_get(&x, payload + at, d->npages[f->region], &end_pg, e);
-
-		if (rc < 0)
-			return rc;
-		if (f->flags & FRAME_STALE)
-			rc = forget_stale(d, &d->umem.region[f->region], &x, e);
-		else
-			page_set_data(d->umem.region[f->region].pages, x.first_pg, x.npages);
-		if (rc < 0)
-			return rc;
-	}
-	return 0;
-}
-
-/* What the source will not send again before it stops is emptied before it stops. */
-static int take_stale(struct dest *d, const struct frame *f, const uint8_t *payload, struct err *e)
-{
-	int rc = f->flags & FRAME_STALE ? note_extents(d, f, payload, e)
-					: out_of_order(f, "PASS", e);
-
-	return rc || !(f->flags & FRAME_LAST) ? rc : tell(d, FRAME_PASS_OK, NULL, e);
-}
-
-int dest_precopy(struct dest *d, struct err *e)
-{
-	const uint8_t *payload;
-	bool over = !d->passes;
-	struct frame f;
-	int rc = 0;
-
-	d->passing = d->passes;
-	while (!rc && !over && !(rc = hear(d, &f, &payload, e))) {
-		if (f.type == FRAME_EXTENTS) {
-			rc = take_stale(d, &f, payload, e);
-			continue;
-		}
-		if (f.type != FRAME_PASS) {
-			rc = out_of_order(&f, "PASS", e);
-			break;
-		}
-		over = f.flags & FRAME_LAST;
-		rc = over ? 0 : open_epoch(d, &f, e);
-		if (!rc)
-			rc = tell(d, FRAME_PASS_OK, NULL, e);
-		if (!rc && !over)
-			rc = take_pass(d, e);
-	}
-	d->passing = false;
-	return rc;
-}
-
-/* Under discard_lock: whatever was answered with zeros since HELLO, or came in a pass and is not
- * right any more, is emptied. */
-static int empty_all(void *arg)
-{
-	struct dest *d = arg;
-	struct err e;
-
-	d->stuck = false;
-	for (unsigned int i = 0; i < d->umem.nregions; i++) {
-		bool clean = false;
-		uint64_t left;
-		int rc = d->passes ? region_discard_rest(&d->umem.region[i], &clean)
-				   : region_punch(&d->umem.region[i], &left, &e);
-
-		if (rc < 0)
-			return rc;
-		d->stuck |= !clean;
-	}
-	return 0;
-}
-
-static int make_zero(struct dest *d, const struct region *r, uint64_t pg, struct err *e)
-{
-	struct frame zero = { .type = FRAME_ZERO,
-			      .region = r->id,
-			      .epoch = atomic_load(&d->epoch),
-			      .first_pg = pg,
-			      .npages = 1 };
-
-	return dest_take_pages(d, &zero, NULL, false, e);
-}
-
-/* Pages that cannot be emptied: those the source has are asked for, the others are made zeros here.
- */
-static int list_stuck(struct dest *d, struct region *r, uint8_t *buf, struct frame *f,
-		      uint64_t *ret_stuck_pages, struct err *e)
-{
-	/* Those that are claimed the VMM has touched just now: the fault thread has them. */
-	for (uint64_t pg = 0; (pg = region_next_without(r, PAGE_CLAIMED, pg)) < r->npages; pg++) {
-		struct extent x = { pg, 1 };
-
-		++*ret_stuck_pages;
-		if (!page_test(r->pages, PAGE_DATA, pg, 1)) {
-			int rc = make_zero(d, r, pg, e);
-
-			if (rc < 0)
-				return rc;
-			continue;
-		}
-		if (f->len_bytes == EXTENTS_PER_FRAME * EXTENT_BYTES)
-			return err_set(
-				e, EBUSY,
-				"region %s: more than %d pages could not be emptied (pinned by the VMM?)",
-				r->name, EXTENTS_PER_FRAME);
-		extent_put(buf + f->len_bytes, &x);
-		f->len_bytes += EXTENT_BYTES;
-	}
-	return 0;
-}
-
-/* Whatever is present has arrived. What the fault thread has at this moment is waited for: nothing
- * may be overwritten any more once the guest runs. */
-static int verify_none_stuck(struct dest *d, const struct region *r, struct err *e)
-{
-	for (uint64_t pg = 0; (pg = region_next_without(r, PAGE_ARRIVED, pg)) < r->npages; pg++) {
-		for (unsigned int ms = 0; !page_test(r->pages, PAGE_ARRIVED, pg, 1); ms++) {
-			if (failure_get(&d->failure, NULL))
-				return err_set(e, ECANCELED, "cancelled");
-			if (ms == SETTLE_MS)
-				return err_set(
-					e, EBUSY,
-					"region %s: page %llu could not be emptied and was not sent",
-					r->name, (unsigned long long)pg);
-			nanosleep(&(struct timespec){ .tv_nsec = NS_PER_MS }, NULL);
-		}
-	}
-	return 0;
-}
-
-static int fetch_stuck(struct dest *d, struct region *r, uint8_t *buf, struct err *e)
-{
-	struct frame f = { .type = FRAME_EXTENTS,
-			   .region = r->id,
-			   .epoch = atomic_load(&d->epoch) };
-	uint64_t left_pages, stuck_pages = 0;
-	char text[200];
-	int rc = list_stuck(d, r, buf, &f, &stuck_pages, e);
-
-	left_pages = f.len_bytes / EXTENT_BYTES;
-	if (!rc && left_pages)
-		rc = channel_send(&d->control, &f, buf, e);
-	while (!rc && left_pages) {
-		const uint8_t *payload;
-
-		rc = hear(d, &f, &payload, e);
-		if (!rc && f.type != FRAME_PAGES && f.type != FRAME_ZERO)
-			rc = out_of_order(&f, "PAGES", e);
-		if (!rc)
-			rc = dest_take_pages(d, &f, payload, false, e);
-		left_pages -= min_u64(left_pages, f.npages);
-	}
-	if (!rc)
-		rc = verify_none_stuck(d, r, e);
-	if (rc < 0 || !stuck_pages)
-		return rc;
-	snprintf(
-		text, sizeof(text),
-		"region %s: %llu pages could not be emptied (pinned by the VMM?): they were overwritten",
-		r->name, (unsigned long long)stuck_pages);
-	d->config.hooks.note(d->config.hooks.arg, text);
-	return 0;
-}
-
-static int fetch_all_stuck(struct dest *d, struct err *e)
-{
-	uint8_t *buf = malloc(EXTENTS_PER_FRAME * EXTENT_BYTES);
-	int rc = 0;
-
-	if (!buf)
-		return err_set(e, ENOMEM, "no memory for a list of extents");
-	for (unsigned int i = 0; !rc && i < d->umem.nregions; i++)
-		if (d->umem.region[i].kind == REGION_MEMFD)
-			rc = fetch_stuck(d, &d->umem.region[i], buf, e);
-	free(buf);
-	return rc;
-}
-
-int dest_discard(struct dest *d, struct err *e)
-{
-	const uint8_t *payload;
-	struct frame f;
-	int rc;
-
-	d->stale_pages = 0;
-	rc = d->passes ? page_file_forget_data(&d->pages) : page_file_reset(&d->pages);
-
-	if (rc < 0)
-		return err_set(e, -rc, "clear the map of pages: %s", strerror(-rc));
-	while (!(rc = hear(d, &f, &payload, e)) && f.type == FRAME_EXTENTS) {
-		rc = note_extents(d, &f, payload, e);
-		if (rc < 0)
-			return rc;
-	}
-	if (rc < 0)
-		return rc;
-	if (f.type != FRAME_DISCARD)
-		return out_of_order(&f, "DISCARD", e);
-	rc = open_epoch(d, &f, e);
-	if (rc < 0)
-		return rc;
-	rc = umem_discard(&d->umem, empty_all, d);
-	if (rc < 0)
-		return err_set(e, -rc, "empty the memory: %s", strerror(-rc));
-	rc = d->passes ? check_passes(d, e) : 0;
-	if (!rc && d->stuck)
-		rc = fetch_all_stuck(d, e);
-	return rc ? rc : tell(d, FRAME_DISCARD_OK, NULL, e);
+	return rc ? rc : dest_tell(d, FRAME_ADVISE_OK, NULL, e);
 }
 
 /* --- DEVICE, RUN --- */
@@ -789,7 +344,7 @@ int dest_device(struct dest *d, struct err *e)
 	rc = d->config.vmm->ops->load(d->config.vmm, fd, e);
 	if (rc < 0) /* if it was the link, that thread knows which found out */
 		return rc == -ECANCELED ? rc : (e->num = EIO, -EIO);
-	return tell(d, FRAME_DEVICE_OK, NULL, e);
+	return dest_tell(d, FRAME_DEVICE_OK, NULL, e);
 }
 
 /* Only an error that the VMM itself replied, and to the first command, means that nothing ran. No
@@ -839,7 +394,7 @@ int dest_take_over(struct dest *d, struct err *e)
 			return rc;
 	}
 	atomic_store(&atomic_load(&d->notes)->t_run_ns, clock_ns());
-	rc = tell(d, FRAME_RAN, NULL, e);
+	rc = dest_tell(d, FRAME_RAN, NULL, e);
 	if (d->config.hooks.record(d->config.hooks.arg, RECORD_RAN, &ignored) < 0)
 		d->config.hooks.note(d->config.hooks.arg, ignored.msg);
 	return rc;
@@ -878,7 +433,7 @@ int dest_settle(struct dest *d, struct err *e)
 static int check_complete(struct dest *d, const struct ending *m, struct err *e)
 {
 	struct dest_notes *notes = atomic_load(&d->notes);
-	uint64_t integrity = atomic_load(&notes->umem.integrity),
+	uint64_t integrity = atomic_load(&notes->umem.count.integrity),
 		 page_sum = atomic_load(&d->page_sum);
 
 	for (unsigned int i = 0; i < d->umem.nregions; i++) {
@@ -910,56 +465,17 @@ static int check_complete(struct dest *d, const struct ending *m, struct err *e)
 	return 0;
 }
 
-static void figures(const struct dest *d, char *out, size_t room)
-{
-	const struct dest_notes *n = atomic_load(&d->notes);
-	const struct umem_counters *c = &n->umem;
-	const struct {
-		const char *name;
-		uint64_t value;
-	} number[] = {
-		{ "faults", c->faults },
-		{ "requests", n->requests_sent },
-		{ "placed-pages", c->placed_pages },
-		{ "zeroed-pages", c->zeroed_pages },
-		{ "zero-pages", n->zero_pages },
-		{ "dropped-pages", c->dropped_pages },
-		{ "overwritten-pages", c->overwritten_pages },
-		{ "removed-pages", c->removed_pages },
-		{ "lost-pages", c->lost_pages },
-		{ "stale-frames", n->stale_frames },
-		{ "checksum-failures", n->checksum_failures },
-		{ "resumed", n->resumed },
-		{ "takeovers", n->takeovers },
-		{ "eagain", c->again },
-		{ "enomem", c->no_memory },
-	};
-	size_t at = (size_t)snprintf(
-		out, room,
-		"{\"fault-us-p50\":%.1f,\"fault-us-p99\":%.1f,\"fault-us-max\":%.1f,\"blocktime-ms\":%.3f",
-		(double)histogram_quantile_ns(&n->fault_ns, 0.5) / 1e3,
-		(double)histogram_quantile_ns(&n->fault_ns, 0.99) / 1e3,
-		(double)n->fault_ns.max_ns / 1e3, (double)n->fault_ns.sum_ns / 1e6);
-
-	for (size_t i = 0; i < ARRAY_SIZE(number) && at < room; i++)
-		at += (size_t)snprintf(out + at, room - at, ",\"%s\":%llu", number[i].name,
-				       (unsigned long long)number[i].value);
-	if (at < room)
-		snprintf(out + at, room - at, "}");
-}
-
 int dest_end(struct dest *d, struct err *e)
 {
 	const uint8_t *payload;
 	struct ending m;
-	char text[1024];
 	struct frame f;
 	int rc = dest_expect(d, FRAME_END, &f, &payload, e);
 
 	if (!rc)
 		rc = ending_get(&m, payload, f.len_bytes, e);
 	if (!rc)
-		rc = wait_marks(d, d->nbulk + 1, e);
+		rc = dest_wait_marks(d, d->nbulk + 1, e);
 	if (!rc)
 		rc = check_complete(d, &m, e);
 	if (rc < 0)
@@ -971,8 +487,7 @@ int dest_end(struct dest *d, struct err *e)
 		if (rc < 0)
 			return e->num = EIO, -EIO;
 	}
-	figures(d, text, sizeof(text));
-	return tell(d, FRAME_END_OK, text, e);
+	return dest_tell_figures(d, FRAME_END_OK, e);
 }
 
 /* Until the source has heard that all is well, somebody must be here to say it again: or it would
@@ -988,8 +503,8 @@ int dest_bye(struct dest *d, struct err *e)
 	rc = d->config.hooks.record(d->config.hooks.arg, RECORD_DONE, e);
 	if (rc < 0)
 		return e->num = EIO, -EIO;
-	tell(d, FRAME_BYE, NULL,
-	     e); /* where it does not get through the source gives up after a while */
+	dest_tell(d, FRAME_BYE, NULL,
+		  e); /* where it does not get through the source gives up after a while */
 	return 0;
 }
 
@@ -1032,7 +547,7 @@ static int run_stages(struct dest *d, unsigned int i, int rc, struct err *e)
 			failure_get(&d->doom, e);
 			if (e->num == EILSEQ)
 				atomic_fetch_add(&atomic_load(&d->notes)->checksum_failures, 1);
-			hear_last_word(d, e);
+			dest_hear_last_word(d, e);
 			if (!atomic_load(&d->given) || is_end(e))
 				return -e->num;
 			/* No link can mend this one; but the source, or an operator there, may try.

@@ -4,6 +4,7 @@
 #ifndef UMIG_MIGRATE_DEST_H
 #define UMIG_MIGRATE_DEST_H
 
+#include <jansson.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -33,11 +34,8 @@ enum dest_loss { LOSS_STALL, LOSS_KILL, LOSS_POISON };
 
 /* What outlives the process: it lies in pages.map. */
 struct dest_notes {
-	union {
-		struct umem_counters umem;
-		uint8_t room[UMEM_NOTES_BYTES];
-	};
-	uint64_t size_bytes; /* of this struct: what another umig has noted is not read */
+	struct umem_notes umem; /* first: umem knows it there */
+	uint64_t size_bytes;	/* of this struct: what another umig has noted is not read */
 	_Atomic uint64_t received_pages, zero_pages, stale_frames, requests_sent;
 	_Atomic uint64_t checksum_failures; /* each was asked again, on a new link */
 	_Atomic uint64_t resumed;	    /* how often the link was made again */
@@ -111,6 +109,8 @@ struct dest {
 	bool out_armed; /* epoll tells when there is room */
 	bool wake_owed;
 	uint64_t next_beat_ns; /* when ALIVE is due */
+	/* Owner: session. Likewise on control. */
+	uint64_t next_control_beat_ns;
 	pthread_mutex_t listen_lock;
 	int new_listen_fd; /* Lock: listen_lock. To listen at from now on; -1: none */
 	int nudge_fd;	   /* eventfd: there is one */
@@ -155,12 +155,23 @@ void dest_stop_faults(struct dest *d);
 void dest_bulk_thread(struct dest *d, unsigned int index);
 void dest_stop_bulk(struct dest *d);
 
-/* The frame that belongs here on control, or why not. */
+/* hear.c. dest_hear(): the next frame on control that says something; that the source goes back is
+ * an error. dest_expect(): the one that belongs here. dest_wait_marks(): n marks have come.
+ * dest_hear_last_word(): why a link broke, if the source has said it. */
+int dest_hear(struct dest *d, struct frame *f, const uint8_t **payload, struct err *e);
+int dest_tell(struct dest *d, enum frame_type type, const char *text, struct err *e);
+int dest_out_of_order(const struct frame *f, const char *wanted, struct err *e);
+int dest_wait_marks(struct dest *d, unsigned int n, struct err *e);
+void dest_hear_last_word(struct dest *d, struct err *e);
 int dest_expect(struct dest *d, enum frame_type type, struct frame *f, const uint8_t **payload,
 		struct err *e);
 
 /* How often ALIVE is said. */
 int dest_beat_ms(const struct dest *d);
+
+/* figures.c: what has been counted so far. Owner: caller. Any thread, while d is not reset. */
+json_t *dest_figures(const struct dest *d);
+int dest_tell_figures(struct dest *d, enum frame_type type, struct err *e);
 
 /* receive.c: where a data frame goes. */
 int dest_take_pages(struct dest *d, const struct frame *f, const uint8_t *payload,

@@ -67,6 +67,7 @@ int source_init(struct source *s, const struct source_config *config, struct err
 	s->suspect_ms = SUSPECT_MS;
 	pthread_mutex_init(&s->peer_lock, NULL);
 	pthread_mutex_init(&s->pace_lock, NULL);
+	pthread_mutex_init(&s->figures_lock, NULL);
 	rc = failure_init(&s->failure);
 	if (!rc)
 		rc = failure_init(&s->trouble);
@@ -101,6 +102,7 @@ void source_fini(struct source *s)
 	fd_close(&s->retry_fd);
 	pthread_mutex_destroy(&s->peer_lock);
 	pthread_mutex_destroy(&s->pace_lock);
+	pthread_mutex_destroy(&s->figures_lock);
 	failure_fini(&s->trouble);
 	failure_fini(&s->failure);
 }
@@ -118,6 +120,24 @@ static int check_no(const struct frame *f, const uint8_t *payload, struct err *e
 		       why);
 }
 
+/* ALIVE and END_OK: what it has counted. One that is too long to be kept is none. */
+static void note_figures(struct source *s, const struct frame *f, const uint8_t *payload)
+{
+	if (!f->len_bytes || f->len_bytes >= sizeof(s->notes->figures))
+		return;
+	pthread_mutex_lock(&s->figures_lock);
+	memcpy(s->notes->figures, payload, f->len_bytes);
+	s->notes->figures[f->len_bytes] = '\0';
+	pthread_mutex_unlock(&s->figures_lock);
+}
+
+void source_get_figures(struct source *s, char *out, size_t room_bytes)
+{
+	pthread_mutex_lock(&s->figures_lock);
+	snprintf(out, room_bytes, "%s", s->notes->figures);
+	pthread_mutex_unlock(&s->figures_lock);
+}
+
 /* The next thing the destination says on control; a refusal is an error. */
 int source_hear(struct source *s, int timeout_ms, struct frame *f, const uint8_t **payload,
 		struct err *e)
@@ -126,6 +146,8 @@ int source_hear(struct source *s, int timeout_ms, struct frame *f, const uint8_t
 
 	do {
 		rc = channel_recv(&s->control, CHANNEL_WAIT, timeout_ms, f, payload, e);
+		if (rc > 0 && f->type == FRAME_ALIVE)
+			note_figures(s, f, *payload);
 	} while (rc > 0 && f->type == FRAME_ALIVE);
 	return rc < 0 ? rc : check_no(f, *payload, e);
 }
@@ -612,8 +634,10 @@ static int hear_or_fd(struct source *s, int fd, struct frame *f, const uint8_t *
 	while ((rc = watch_link(s, fd, e)) > 0) {
 		rc = channel_recv(&s->control, CHANNEL_WAIT, s->config.link_timeout_ms, f, payload,
 				  e);
-		if (rc > 0 && f->type == FRAME_ALIVE)
+		if (rc > 0 && f->type == FRAME_ALIVE) {
+			note_figures(s, f, *payload);
 			continue;
+		}
 		return rc < 0 ? rc : check_no(f, *payload, e) ? -e->num : 1;
 	}
 	return rc;
@@ -749,8 +773,7 @@ int source_end(struct source *s, struct err *e)
 	if (rc < 0)
 		return rc;
 	if (!atomic_load(&s->notes->t_end_ns)) { /* then whoever shows progress reads the figures */
-		snprintf(s->notes->figures, sizeof(s->notes->figures), "%.*s", (int)f.len_bytes,
-			 (const char *)payload);
+		note_figures(s, &f, payload);
 		atomic_store(&s->notes->t_end_ns, clock_ns());
 	}
 	atomic_store(&s->ended, true);

@@ -43,7 +43,7 @@ struct source_notes {
 	_Atomic uint64_t checksum_failures; /* noticed here; asked again on a new link */
 	_Atomic bool has_predicted;
 	struct prediction predicted;
-	char figures[2048]; /* JSON: what the destination counted; valid with t_end_ns */
+	char figures[8192]; /* JSON: what the destination has counted. Lock: figures_lock */
 };
 
 /* May be changed while it moves: source_set_limits(). Bytes a second; 0: none. Requests have none.
@@ -104,9 +104,10 @@ struct source {
 	struct order order;
 	struct dirty dirty;
 	struct converge converge;
-	uint64_t pass_ns;		 /* when all was clean but what is unsent */
-	uint64_t look_ns;		 /* when the pass that runs is looked into; 0: not at all */
-	uint64_t looked_pages;		 /* that a look has found */
+	uint64_t pass_ns;      /* when all was clean but what is unsent */
+	uint64_t look_ns;      /* when the pass that runs is looked into; 0: not at all */
+	uint64_t looked_pages; /* that a look has found */
+	pthread_mutex_t figures_lock;
 	_Atomic bool switch_now;	 /* an operator wants no more passes */
 	pthread_mutex_t pace_lock;	 /* Lock of config.limits and the next */
 	_Atomic unsigned int limits_set; /* how often */
@@ -146,6 +147,9 @@ int source_cancel(struct source *s);
  * -EPERM: the VM has run there. */
 void source_call(struct source *s, const struct uri *peer);
 int source_resolve(struct source *s, enum standing how, struct err *e);
+
+/* What the destination has counted so far, as JSON; "" if it has not said yet. */
+void source_get_figures(struct source *s, char *out, size_t room_bytes);
 
 /* What is running takes note of it at once. */
 void source_get_limits(struct source *s, struct source_limits *ret_limits);

@@ -301,7 +301,7 @@ static void *session_body(void *arg)
 
 static json_t *ram_status(const struct dest *d, const struct dest_notes *n)
 {
-	const struct umem_counters *c = &n->umem;
+	const struct umem_counters *c = &n->umem.count;
 
 	return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "page-size",
 			 (json_int_t)d->page_bytes[0], "normal",
@@ -320,7 +320,7 @@ static json_t *status_of(struct dest *d)
 	unsigned int stage = atomic_load(&d->stage);
 	const char *status_word = stages[stage].status, *stage_word = stages[stage].name;
 	struct err trouble;
-	json_t *o;
+	json_t *o, *figures;
 
 	if (!atomic_load(&n->t_hello_ns)) {
 		status_word = "none";
@@ -329,17 +329,13 @@ static json_t *status_of(struct dest *d)
 		status_word = "postcopy-paused";
 		stage_word = "reconnect";
 	}
-	o = json_pack("{s:s, s:s, s:f, s:o, s:f, s:f, s:f, s:I, s:I, s:I, s:I}", "status",
-		      status_word, "stage", stage_word, "total-time",
+	o = json_pack("{s:s, s:s, s:f, s:o}", "status", status_word, "stage", stage_word,
+		      "total-time",
 		      worker_ms(atomic_load(&n->t_hello_ns), end_ns ? end_ns : now_ns), "ram",
-		      ram_status(d, n), "fault-us-p50",
-		      (double)histogram_quantile_ns(&n->fault_ns, 0.5) / 1e3, "fault-us-p99",
-		      (double)histogram_quantile_ns(&n->fault_ns, 0.99) / 1e3, "blocktime-ms",
-		      (double)atomic_load(&n->fault_ns.sum_ns) / 1e6, "resumed",
-		      (json_int_t)atomic_load(&n->resumed), "takeovers",
-		      (json_int_t)atomic_load(&n->takeovers), "checksum-failures",
-		      (json_int_t)atomic_load(&n->checksum_failures), "lost-pages",
-		      (json_int_t)atomic_load(&n->umem.lost_pages));
+		      ram_status(d, n));
+	figures = dest_figures(d); /* as the source shows them, below "destination" */
+	json_object_update_missing(o, figures);
+	json_decref(figures);
 	if (atomic_load(&d->resuming) && failure_get(&d->trouble, &trouble))
 		json_object_set_new(o, "error-desc", json_string(trouble.msg));
 	return o;

@@ -205,6 +205,7 @@ static json_t *status(struct worker *w)
 	uint64_t now_ns = clock_ns(), end_ns = atomic_load(&s->notes->t_end_ns);
 	unsigned int stage = atomic_load(&s->stage);
 	bool paused = atomic_load(&s->paused), resuming = atomic_load(&s->resuming);
+	char figures[sizeof(s->notes->figures)];
 	struct err trouble;
 	json_t *o = json_pack(
 		"{s:s, s:s, s:i, s:i, s:i, s:f, s:f, s:o}", "status",
@@ -226,8 +227,9 @@ static json_t *status(struct worker *w)
 	}
 	if (atomic_load(&s->notes->has_predicted))
 		json_object_set_new(o, "predicted", predicted(&s->notes->predicted));
-	if (end_ns && s->notes->figures[0]) /* written before */
-		json_object_set_new(o, "destination", json_loads(s->notes->figures, 0, NULL));
+	source_get_figures(s, figures, sizeof(figures));
+	if (*figures) /* of a peer: what is no JSON is left out */
+		json_object_set_new(o, "destination", json_loads(figures, 0, NULL));
 	if (!atomic_load(&w->done))
 		return o;
 	if (s->left_stopped)

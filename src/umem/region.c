@@ -17,11 +17,13 @@
 
 int umem_init(struct umem *u, struct page_file *file, bool discard_drops_content, struct err *e)
 {
+	struct umem_notes *notes = file->notes;
 	pthread_rwlockattr_t attr;
 	int rc;
 
 	*u = (struct umem){ .file = file,
-			    .count = file->notes,
+			    .count = &notes->count,
+			    .waits = &notes->waits,
 			    .discard_drops_content = discard_drops_content };
 	pthread_rwlockattr_init(&attr);
 	/* The event thread must not starve behind placers that never pause. */
@@ -118,6 +120,7 @@ void region_wake(struct region *r, uint64_t first_pg, uint64_t npages)
 	for (unsigned int i = 0; i < r->nattached; i++)
 		uffd_wake(r->attached[i].uffd, r->attached[i].va + first_pg * r->page_bytes,
 			  npages * r->page_bytes);
+	waits_end(r->umem->waits, r->id, first_pg, npages);
 }
 
 void umem_wake_all(struct umem *u)

@@ -19,6 +19,7 @@
 #include <stdint.h>
 
 #include "umem/pages.h"
+#include "umem/waits.h"
 #include "util/err.h"
 
 enum region_kind {
@@ -67,9 +68,11 @@ struct umem_counters {
 	_Atomic uint64_t lost_pages; /* poisoned: they never came, and were waited for no longer */
 };
 
-/* The first of page_file.notes are umem's own. */
-enum { UMEM_NOTES_BYTES = 256 };
-_Static_assert(sizeof(struct umem_counters) <= UMEM_NOTES_BYTES, "they must find room");
+/* What comes first in page_file.notes: a successor goes on counting. */
+struct umem_notes {
+	struct umem_counters count;
+	struct waits waits;
+};
 
 static inline void umem_count(_Atomic uint64_t *counter, uint64_t n)
 {
@@ -91,7 +94,8 @@ struct umem {
 	struct page_file *file;
 	void *zeros; /* one page of the largest size, read only */
 	uint64_t zeros_bytes;
-	struct umem_counters *count; /* in the file's notes: a successor goes on counting */
+	struct umem_counters *count; /* both in the file's notes */
+	struct waits *waits;
 };
 
 /* file: made with the regions' sizes in their order; owner: caller, and outlives the umem. */

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "umem/uffd.h"
+#include "util/clock.h"
 #include "util/mask.h"
 #include "util/util.h"
 
@@ -21,6 +22,7 @@ struct fault {
 /* One round of events. Lives on the event thread's stack: nothing is allocated, nothing outlives
  * it. */
 struct round {
+	uint64_t read_ns;
 	unsigned int nfaults;
 	bool overflow; /* more faults than room: everybody is woken and faults again */
 	struct fault fault[FAULTS_MAX];
@@ -91,6 +93,7 @@ static void take_fault(struct umem *u, struct round *now, int uffd, const struct
 	if (!f.r)
 		return;
 	umem_count(&u->count->faults, 1);
+	waits_begin(u->waits, m->arg.pagefault.feat.ptid, f.r->id, f.pg, now->read_ns);
 	if (now->nfaults == FAULTS_MAX)
 		now->overflow = true;
 	else
@@ -224,6 +227,7 @@ unsigned int umem_get_requests(struct umem *u, struct page_request *req, unsigne
 	struct round now;
 	unsigned int n = 0;
 
+	now.read_ns = clock_ns();
 	now.nfaults = 0;
 	now.overflow = false;
 	read_events(u, &now);

@@ -55,3 +55,12 @@ uint64_t histogram_quantile_ns(const struct histogram *h, double fraction)
 	}
 	return atomic_load(&h->max_ns);
 }
+
+uint64_t histogram_count_below(const struct histogram *h, uint64_t t_ns)
+{
+	uint64_t n = 0;
+
+	for (unsigned int i = 0; i < bucket_of(t_ns); i++)
+		n += atomic_load_explicit(&h->bucket[i], memory_order_relaxed);
+	return n;
+}

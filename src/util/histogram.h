@@ -22,4 +22,7 @@ void histogram_add(struct histogram *h, uint64_t t_ns);
 /* The time below which the fraction (0..1) of all lies: the middle of its bucket; 0 when empty. */
 uint64_t histogram_quantile_ns(const struct histogram *h, double fraction);
 
+/* How many took less; t_ns is a power of two. */
+uint64_t histogram_count_below(const struct histogram *h, uint64_t t_ns);
+
 #endif

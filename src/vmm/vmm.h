@@ -74,6 +74,9 @@ struct vmm_ops {
 	/* What both ends must have in common, in the adapter's words. Refuses a VM that cannot be
 	 * moved at all. */
 	int (*describe)(struct vmm *v, char machine[VMM_MACHINE_BYTES], struct err *e);
+	/* The threads that are its vCPUs, by number; as many as there are, or room. */
+	int (*cpus)(struct vmm *v, uint32_t *ret_tid, unsigned int room, unsigned int *ret_n,
+		    struct err *e);
 	/* Can the machine there become the one here? 0, or why not. */
 	int (*match)(const char *here, const char *there, struct err *e);
 	/* Returns when the VM has stopped for good (no I/O in flight), or runs. */
@@ -107,6 +110,9 @@ const struct vmm_ops *vmm_by_name(const char *name);
 /* Not connected yet: while a page is missing a VMM may not answer, and who mends that must not wait
  * for it. */
 void vmm_init(struct vmm *v, const struct vmm_ops *ops, const char *ctl_path, int abort_fd);
+
+/* What query-cpus-fast answers, as ops->cpus does. */
+void vmm_read_cpus(const json_t *cpus, uint32_t *ret_tid, unsigned int room, unsigned int *ret_n);
 
 /* Connects to the control socket and greets, if it has not yet. Returns 0 or -errno (-ENOENT,
  * -ECONNREFUSED: not up yet). */

@@ -54,13 +54,14 @@ static const struct {
 	bool has_pages;
 	enum body body;
 } rule[FRAME_NTYPES] = {
-	[FRAME_HELLO] = { false, BODY_ANY },   [FRAME_HELLO_OK] = { false, BODY_ANY },
-	[FRAME_ADVISE] = { false, BODY_ANY },  [FRAME_REFUSED] = { false, BODY_ANY },
-	[FRAME_EXTENTS] = { false, BODY_ANY }, [FRAME_DEVICE] = { false, BODY_ANY },
-	[FRAME_REQUEST] = { true, BODY_NONE }, [FRAME_PAGES] = { true, BODY_PAGES },
-	[FRAME_ZERO] = { true, BODY_NONE },    [FRAME_END] = { false, BODY_ANY },
-	[FRAME_END_OK] = { false, BODY_ANY },  [FRAME_FAILED] = { false, BODY_ANY },
-	[FRAME_CANCEL] = { false, BODY_ANY },  [FRAME_PASS_END] = { false, BODY_ANY },
+	[FRAME_HELLO] = { false, BODY_ANY },	[FRAME_HELLO_OK] = { false, BODY_ANY },
+	[FRAME_ADVISE] = { false, BODY_ANY },	[FRAME_REFUSED] = { false, BODY_ANY },
+	[FRAME_EXTENTS] = { false, BODY_ANY },	[FRAME_DEVICE] = { false, BODY_ANY },
+	[FRAME_REQUEST] = { true, BODY_NONE },	[FRAME_PAGES] = { true, BODY_PAGES },
+	[FRAME_ZERO] = { true, BODY_NONE },	[FRAME_END] = { false, BODY_ANY },
+	[FRAME_END_OK] = { false, BODY_ANY },	[FRAME_FAILED] = { false, BODY_ANY },
+	[FRAME_CANCEL] = { false, BODY_ANY },	[FRAME_ALIVE] = { false, BODY_ANY },
+	[FRAME_PASS_END] = { false, BODY_ANY },
 };
 
 void frame_put(uint8_t head[FRAME_HEAD_BYTES], const struct frame *f, uint64_t payload_sum)

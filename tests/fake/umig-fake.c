@@ -83,6 +83,7 @@ static struct {
 	uint64_t nunits;
 	uint32_t *generation; /* Owner of each: its vcpu; main while all are parked */
 	struct vcpu_state vcpu[THREADS_MAX];
+	_Atomic pid_t tid[THREADS_MAX];
 	_Atomic uint64_t ops_shown, bad, discards, max_gap_ns;
 	struct histogram touch_ns; /* touches that took longer than a microsecond */
 
@@ -239,6 +240,7 @@ static void *vcpu_body(void *arg)
 	struct vcpu_state *v = arg;
 	uint64_t i = (uint64_t)(v - vm.vcpu), per = vm.nunits / vm.nthreads;
 
+	atomic_store(&vm.tid[i], gettid());
 	for (;;) {
 		if (!atomic_load(&vm.run_hint))
 			park();
@@ -364,6 +366,16 @@ static json_t *query_work(void)
 			 (json_int_t)atomic_load(&vm.touch_ns.count));
 }
 
+static json_t *query_cpus(void)
+{
+	json_t *cpus = json_array();
+
+	for (unsigned int i = 0; i < vm.nthreads; i++)
+		json_array_append_new(cpus, json_pack("{s:i, s:I}", "cpu-index", i, "thread-id",
+						      (json_int_t)atomic_load(&vm.tid[i])));
+	return cpus;
+}
+
 static json_t *query_status(void)
 {
 	char machine[128];
@@ -385,6 +397,8 @@ static const char *execute(const char *command, int fd, json_t **ret_value)
 	*ret_value = NULL;
 	if (!strcmp(command, "query-status"))
 		*ret_value = query_status();
+	else if (!strcmp(command, "query-cpus-fast"))
+		*ret_value = query_cpus();
 	else if (!strcmp(command, "query-work"))
 		*ret_value = query_work();
 	else if (!strcmp(command, "check-all"))

@@ -35,6 +35,7 @@ static bool has_free_payload(enum frame_type t)
 	case FRAME_FAILED:
 	case FRAME_CANCEL:
 	case FRAME_PASS_END:
+	case FRAME_ALIVE:
 		return true;
 	default:
 		return false;

@@ -38,6 +38,11 @@ static void check_quantiles(unsigned int max_bits, uint64_t seed)
 	}
 	qsort(values, NVALUES, sizeof(values[0]), compare);
 	assert_int_equal(h.count, NVALUES);
+	for (uint64_t limit = 8, below = 0; limit < 1ull << 40; limit *= 2) {
+		while (below < NVALUES && values[below] < limit)
+			below++;
+		assert_int_equal(histogram_count_below(&h, limit), below);
+	}
 	assert_int_equal(h.sum_ns, sum);
 	assert_int_equal(h.max_ns, values[NVALUES - 1]);
 	for (size_t i = 0; i < ARRAY_SIZE(fractions); i++)
