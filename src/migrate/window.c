@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 #include "migrate/window.h"
 
+#include <stdlib.h>
+
 #include "util/util.h"
 
 /* A walk is taken up again so far behind what was sent: the background may have been there. */
@@ -144,8 +146,9 @@ static struct window_stream *find(struct windows *w, uint32_t region, uint64_t f
 static struct window strides(const struct window_stream *s, uint64_t region_pages,
 			     uint64_t first_pg, uint32_t npages)
 {
-	uint64_t step = (uint64_t)(s->step_pages > 0 ? s->step_pages : -s->step_pages);
-	uint64_t room = s->step_pages > 0 ? (region_pages - 1 - first_pg) / step : first_pg / step;
+	bool up = s->step_pages >= 0;
+	uint64_t step = (uint64_t)llabs(s->step_pages), /* not 0: goes_on() has seen to it */
+		room = step ? (up ? region_pages - 1 - first_pg : first_pg) / step : 0;
 
 	return (struct window){ .region = s->region,
 				.piece_pages = npages,
