@@ -2,15 +2,11 @@
 #include "migrate/dest.h"
 
 #include <errno.h>
-#include <fcntl.h>
-#include <poll.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/random.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "migrate/resume.h"
@@ -18,7 +14,6 @@
 #include "umem/requests.h"
 #include "util/clock.h"
 #include "util/fd.h"
-#include "util/mask.h"
 #include "util/util.h"
 
 enum {

@@ -259,12 +259,14 @@ static int scan_unmapped(struct dirty *d, uint32_t region, uint64_t first_pg, ui
 	return 0;
 }
 
-static int scan_extent(struct dirty *d, uint32_t region, uint64_t first_pg, uint64_t npages,
-		       dirty_found *found, void *arg, struct err *e)
+/* What may have changed; what is only looked at, and not protected again, is not noted as new where
+ * it has no page table. */
+static int scan_extent(struct dirty *d, uint64_t flags, uint32_t region, uint64_t first_pg,
+		       uint64_t npages, dirty_found *found, void *arg, struct err *e)
 {
-	int rc = scan_written(d, PM_SCAN_WP_MATCHING, region, first_pg, npages, found, arg, e);
+	int rc = scan_written(d, flags, region, first_pg, npages, found, arg, e);
 
-	if (!rc && !d->sees_unmapped)
+	if (!rc && flags & PM_SCAN_WP_MATCHING && !d->sees_unmapped)
 		rc = scan_unmapped(d, region, first_pg, npages, found, arg, e);
 	return rc;
 }
@@ -276,15 +278,15 @@ static uint64_t blocks_of(const struct dirty_region *r)
 	return fstat(r->memfd, &st) < 0 ? 0 : (uint64_t)st.st_blocks;
 }
 
-/* As many pages as at the last look, and none was given up: then they are the same, and need not be
- * looked for one by one. */
-static int collect_same(struct dirty *d, uint32_t i, dirty_found *found, void *arg, struct err *e)
+/* In the pages that were there at the last look. */
+static int scan_known(struct dirty *d, uint64_t flags, uint32_t i, dirty_found *found, void *arg,
+		      struct err *e)
 {
 	uint64_t pg = 0, first_pg, npages;
 	int rc = 0;
 
 	while (!rc && bitmap_next_run(&d->data[i], &pg, &first_pg, &npages))
-		rc = scan_extent(d, i, first_pg, npages, found, arg, e);
+		rc = scan_extent(d, flags, i, first_pg, npages, found, arg, e);
 	return rc;
 }
 
@@ -298,7 +300,7 @@ static int collect_new(struct dirty *d, uint32_t i, dirty_found *found, void *ar
 	while (!rc && fd_next_data(r->memfd, r->page_bytes, r->npages, &pg, &first_pg, &npages)) {
 		forget_hole(d, i, hole_pg, first_pg);
 		note_data(d, i, first_pg, npages, found, arg);
-		rc = scan_extent(d, i, first_pg, npages, found, arg, e);
+		rc = scan_extent(d, PM_SCAN_WP_MATCHING, i, first_pg, npages, found, arg, e);
 		hole_pg = pg;
 	}
 	forget_hole(d, i, hole_pg, r->npages);
@@ -313,8 +315,10 @@ int dirty_collect(struct dirty *d, dirty_found *found, void *arg, struct err *e)
 	for (uint32_t i = 0; !rc && i < d->nregions; i++) {
 		uint64_t blocks = blocks_of(&d->region[i]);
 
+		/* As many pages as at the last look, and none was given up: then they are the same,
+		 * and need not be looked for one by one. */
 		rc = !removed && blocks && blocks == d->blocks[i]
-			     ? collect_same(d, i, found, arg, e)
+			     ? scan_known(d, PM_SCAN_WP_MATCHING, i, found, arg, e)
 			     : collect_new(d, i, found, arg, e);
 		d->blocks[i] = blocks;
 	}
@@ -325,12 +329,8 @@ int dirty_peek(struct dirty *d, dirty_found *found, void *arg, struct err *e)
 {
 	int rc = 0;
 
-	for (uint32_t i = 0; !rc && i < d->nregions; i++) {
-		uint64_t pg = 0, first_pg, npages;
-
-		while (!rc && bitmap_next_run(&d->data[i], &pg, &first_pg, &npages))
-			rc = scan_written(d, 0, i, first_pg, npages, found, arg, e);
-	}
+	for (uint32_t i = 0; !rc && i < d->nregions; i++)
+		rc = scan_known(d, 0, i, found, arg, e);
 	return rc;
 }
 

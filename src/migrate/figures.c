@@ -1,18 +1,17 @@
 /* SPDX-License-Identifier: MIT */
 /* What a destination has counted, for people and programs: docs/control.md. */
+#include "migrate/dest.h"
+
 #include <jansson.h>
 #include <stdlib.h>
-#include <string.h>
 
-#include "migrate/dest.h"
 #include "umem/waits.h"
 #include "util/clock.h"
 #include "util/util.h"
 
-static double waited_ms(const struct wait_thread *t, uint64_t now_ns)
+/* What is over, and what has gone on since then (0: nothing does). */
+static double waited_ms(uint64_t ns, uint64_t since_ns, uint64_t now_ns)
 {
-	uint64_t since_ns = atomic_load(&t->since_ns), ns = atomic_load(&t->total_ns);
-
 	if (since_ns)
 		ns += now_ns - min_u64(now_ns, since_ns);
 	return (double)ns / 1e6;
@@ -26,7 +25,7 @@ static json_t *threads(const struct waits *w, uint64_t now_ns, double *ret_sum_m
 	*ret_sum_ms = 0;
 	for (uint32_t i = 0; i < WAITS_THREADS && atomic_load(&w->thread[i].tid); i++) {
 		const struct wait_thread *t = &w->thread[i];
-		double ms = waited_ms(t, now_ns);
+		double ms = waited_ms(atomic_load(&t->total_ns), atomic_load(&t->since_ns), now_ns);
 		uint32_t cpu = atomic_load(&t->cpu);
 		json_t *o;
 
@@ -41,15 +40,6 @@ static json_t *threads(const struct waits *w, uint64_t now_ns, double *ret_sum_m
 		*ret_sum_ms += ms;
 	}
 	return list;
-}
-
-static double all_waited_ms(const struct waits *w, uint64_t now_ns)
-{
-	uint64_t since_ns = atomic_load(&w->all_since_ns), ns = atomic_load(&w->all_total_ns);
-
-	if (since_ns)
-		ns += now_ns - min_u64(now_ns, since_ns);
-	return (double)ns / 1e6;
 }
 
 enum { LATENCY_DOUBLINGS = 30 };
@@ -96,15 +86,17 @@ json_t *dest_figures(const struct dest *d)
 		{ "enomem", c->no_memory },
 	};
 	uint64_t now_ns = clock_ns();
-	double sum_ms;
-	json_t *list = threads(&n->umem.waits, now_ns, &sum_ms);
+	const struct waits *w = &n->umem.waits;
+	double sum_ms, all_ms = waited_ms(atomic_load(&w->all_total_ns),
+					  atomic_load(&w->all_since_ns), now_ns);
+	json_t *list = threads(w, now_ns, &sum_ms);
 	json_t *o =
 		json_pack("{s:f, s:f, s:f, s:f, s:f, s:o, s:o}", "fault-us-p50",
 			  (double)histogram_quantile_ns(&n->fault_ns, 0.5) / 1e3, "fault-us-p99",
 			  (double)histogram_quantile_ns(&n->fault_ns, 0.99) / 1e3, "fault-us-max",
 			  (double)atomic_load(&n->fault_ns.max_ns) / 1e3, "blocktime-ms", sum_ms,
-			  "postcopy-blocktime", all_waited_ms(&n->umem.waits, now_ns),
-			  "blocked-threads", list, "fault-us-histogram", latencies(&n->fault_ns));
+			  "postcopy-blocktime", all_ms, "blocked-threads", list,
+			  "fault-us-histogram", latencies(&n->fault_ns));
 
 	for (size_t i = 0; i < ARRAY_SIZE(number); i++)
 		json_object_set_new(o, number[i].name, json_integer((json_int_t)number[i].value));

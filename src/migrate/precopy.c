@@ -2,7 +2,6 @@
 #include "migrate/precopy.h"
 
 #include <errno.h>
-#include <limits.h>
 #include <poll.h>
 #include <string.h>
 
@@ -61,27 +60,18 @@ static int begin(struct source *s, struct err *e)
 	return dirty_begin(&s->dirty, region, s->config.nregions, e);
 }
 
-static void note_look(struct source *s, uint64_t now_ns, uint64_t dirty_bytes)
-{
-	uint64_t after_ns = now_ns - s->pass_ns;
-
-	converge_look(&s->converge, after_ns, dirty_bytes);
-	atomic_store(&s->notes->dirty_bytes_per_s,
-		     (uint64_t)((double)dirty_bytes * NS_PER_S / (double)(after_ns + 1)));
-}
-
 /* What has changed, to be read from now on: what was being written into memory by the VMM's devices
  * when it was looked at has arrived there (docs/kernel.md: direct I/O). */
-static int collect(struct source *s, bool running, struct err *e)
+static int collect(struct source *s, struct err *e)
 {
 	uint64_t begun_ns = clock_ns();
 	int rc = dirty_collect(&s->dirty, found, s, e);
 
 	s->converge.other_ns = other_ns(s) + clock_ns() - begun_ns; /* it is part of the stop too */
 	if (s->pass_ns)
-		note_look(s, begun_ns, left_bytes(s));
+		converge_look(&s->converge, begun_ns - s->pass_ns, left_bytes(s));
 	s->pass_ns = begun_ns;
-	return rc || !running ? rc : s->config.vmm->ops->drain(s->config.vmm, e);
+	return rc ? rc : s->config.vmm->ops->drain(s->config.vmm, e);
 }
 
 static int hear_pass_ok(struct source *s, struct err *e)
@@ -100,13 +90,16 @@ static void heat(void *arg, uint32_t region, uint64_t first_pg, uint64_t npages)
 	s->looked_pages += npages;
 }
 
-int precopy_look_ms(const struct source *s)
+int precopy_look_ms(const struct source *s, int most_ms)
 {
-	uint64_t now_ns = clock_ns();
+	uint64_t now_ns;
 
 	if (!s->look_ns)
-		return INT_MAX;
-	return now_ns < s->look_ns ? (int)((s->look_ns - now_ns + NS_PER_MS - 1) / NS_PER_MS) : 0;
+		return most_ms;
+	now_ns = clock_ns();
+	if (now_ns >= s->look_ns)
+		return 0;
+	return (int)min_u64((s->look_ns - now_ns + NS_PER_MS - 1) / NS_PER_MS, (uint64_t)most_ms);
 }
 
 int precopy_look(struct source *s, struct err *e)
@@ -118,7 +111,7 @@ int precopy_look(struct source *s, struct err *e)
 		return 0;
 	s->looked_pages = 0;
 	rc = dirty_peek(&s->dirty, heat, s, e);
-	note_look(s, now_ns, s->looked_pages * s->page_bytes[0]);
+	converge_look(&s->converge, now_ns - s->pass_ns, s->looked_pages * s->page_bytes[0]);
 	s->look_ns = now_ns + max_u64(LOOK_NS, LOOK_SHARE * (clock_ns() - now_ns));
 	return rc;
 }
@@ -218,7 +211,7 @@ int source_precopy(struct source *s, struct err *e)
 		      s->notes->predicted.link_bytes_per_s, other_ns(s));
 	rc = begin(s, e);
 	while (!rc && what == CONVERGE_PASS) {
-		rc = collect(s, true, e);
+		rc = collect(s, e);
 		if (rc < 0)
 			break;
 		what = next(s, clock_ns() - begun_ns);

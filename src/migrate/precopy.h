@@ -3,8 +3,6 @@
 #ifndef UMIG_MIGRATE_PRECOPY_H
 #define UMIG_MIGRATE_PRECOPY_H
 
-#include <stdint.h>
-
 #include "util/err.h"
 
 struct source;
@@ -16,8 +14,8 @@ int precopy_finish(struct source *s, struct err *e);
 /* While a pass is sent: what changes meanwhile is not sent in it. Costs a look from time to time.
  */
 int precopy_look(struct source *s, struct err *e);
-/* Until the next one. INT_MAX: there is none. */
-int precopy_look_ms(const struct source *s);
+/* How long may be waited until it is due: at most most_ms. 0: it is. */
+int precopy_look_ms(const struct source *s, int most_ms);
 
 /* Nothing is left behind in the VMM. May be called when nothing was begun, and twice. */
 void precopy_end(struct source *s);

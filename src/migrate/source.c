@@ -120,7 +120,7 @@ static int check_no(const struct frame *f, const uint8_t *payload, struct err *e
 		       why);
 }
 
-/* ALIVE and END_OK: what it has counted. One that is too long to be kept is none. */
+/* What it has counted. One that is too long to be kept is none. */
 static void note_figures(struct source *s, const struct frame *f, const uint8_t *payload)
 {
 	if (!f->len_bytes || f->len_bytes >= sizeof(s->notes->figures))
@@ -138,6 +138,13 @@ void source_get_figures(struct source *s, char *out, size_t room_bytes)
 	pthread_mutex_unlock(&s->figures_lock);
 }
 
+static bool is_alive(struct source *s, const struct frame *f, const uint8_t *payload)
+{
+	if (f->type == FRAME_ALIVE)
+		note_figures(s, f, payload);
+	return f->type == FRAME_ALIVE;
+}
+
 /* The next thing the destination says on control; a refusal is an error. */
 int source_hear(struct source *s, int timeout_ms, struct frame *f, const uint8_t **payload,
 		struct err *e)
@@ -146,9 +153,7 @@ int source_hear(struct source *s, int timeout_ms, struct frame *f, const uint8_t
 
 	do {
 		rc = channel_recv(&s->control, CHANNEL_WAIT, timeout_ms, f, payload, e);
-		if (rc > 0 && f->type == FRAME_ALIVE)
-			note_figures(s, f, *payload);
-	} while (rc > 0 && f->type == FRAME_ALIVE);
+	} while (rc > 0 && is_alive(s, f, *payload));
 	return rc < 0 ? rc : check_no(f, *payload, e);
 }
 
@@ -599,20 +604,18 @@ static int beat(struct source *s, struct err *e)
  * for control, 0 for these. */
 static int watch_link(struct source *s, int fd, struct err *e)
 {
-	int beat_ms = source_beat_ms(s);
 	struct pollfd p[3] = { { .fd = s->control.fd, .events = POLLIN },
 			       { .fd = s->failure.fd, .events = POLLIN },
 			       { .fd = fd, .events = POLLIN } };
 
 	while (!channel_pending(&s->control)) {
-		int n = poll(p, 3, (int)min_u64((uint64_t)beat_ms, (uint64_t)precopy_look_ms(s))),
-		    rc;
+		int n = poll(p, 3, precopy_look_ms(s, source_beat_ms(s))), rc;
 
 		if (n < 0 && errno != EINTR)
 			return err_set(e, errno, "wait for the destination: %s", strerror(errno));
 		if (n <= 0) {
 			rc = beat(s, e);
-			if (rc < 0 || !precopy_look_ms(s))
+			if (rc < 0 || !precopy_look_ms(s, 1))
 				return rc;
 			continue;
 		}
@@ -634,10 +637,8 @@ static int hear_or_fd(struct source *s, int fd, struct frame *f, const uint8_t *
 	while ((rc = watch_link(s, fd, e)) > 0) {
 		rc = channel_recv(&s->control, CHANNEL_WAIT, s->config.link_timeout_ms, f, payload,
 				  e);
-		if (rc > 0 && f->type == FRAME_ALIVE) {
-			note_figures(s, f, *payload);
+		if (rc > 0 && is_alive(s, f, *payload))
 			continue;
-		}
 		return rc < 0 ? rc : check_no(f, *payload, e) ? -e->num : 1;
 	}
 	return rc;

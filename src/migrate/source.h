@@ -36,9 +36,8 @@ struct source_notes {
 	uint64_t size_bytes; /* of this struct: what another umig has noted is not read */
 	_Atomic uint64_t t_start_ns, t_stop_ns, t_run_ns, t_end_ns;
 	_Atomic uint64_t sent_bytes, sent_pages, zero_pages, urgent_pages, requests;
-	_Atomic uint64_t populated_bytes;   /* as ADVISE said; then as found behind the stop */
-	_Atomic uint64_t passes;	    /* over what changed while it ran */
-	_Atomic uint64_t dirty_bytes_per_s; /* in the last of them, by the last look */
+	_Atomic uint64_t populated_bytes; /* as ADVISE said; then as found behind the stop */
+	_Atomic uint64_t passes;	  /* over what changed while it ran */
 	_Atomic uint64_t resumed, takeovers;
 	_Atomic uint64_t checksum_failures; /* noticed here; asked again on a new link */
 	_Atomic bool has_predicted;

@@ -18,7 +18,7 @@ bool window_next(struct window *w, uint64_t *ret_first_pg, uint64_t *ret_pages)
 	if (!w->npieces && w->then_pieces) {
 		w->npieces = w->then_pieces;
 		w->then_pieces = 0;
-		w->first_pg = w->then_pg;
+		w->first_pg -= w->npieces * (uint64_t)w->step_pages;
 		w->piece_pages = WINDOW_PIECE_PAGES;
 	}
 	if (!w->npieces)
@@ -88,20 +88,23 @@ static enum walk goes_on(const struct window_stream *s, uint64_t first_pg)
 	return WALK_NONE;
 }
 
-/* For a walk that begins: one that leads nowhere, or has not been used for long; the oldest of
- * them.
- */
+/* One that leads nowhere makes room before one that leads somewhere; else the older one. */
+static bool makes_room_before(const struct window_stream *a, const struct window_stream *b)
+{
+	return !a->hits == !b->hits ? a->turn < b->turn : !a->hits;
+}
+
+/* For a walk that begins. One that was not used for long leads nowhere any more. */
 static struct window_stream *make_room(struct windows *w)
 {
-	struct window_stream *best = NULL;
+	struct window_stream *best = &w->stream[0];
 
 	for (unsigned int i = 0; i < WINDOW_STREAMS; i++) {
 		struct window_stream *s = &w->stream[i];
 
 		if (s->hits && w->turn - s->turn > LONG_TURNS)
 			s->hits = 0;
-		if (!best || (s->hits ? 1 : 0) < (best->hits ? 1 : 0) ||
-		    (!s->hits == !best->hits && s->turn < best->turn))
+		if (makes_room_before(s, best))
 			best = s;
 	}
 	return best;
@@ -118,7 +121,8 @@ static struct window_stream *find(struct windows *w, uint32_t region, uint64_t f
 				  enum walk *ret_walk)
 {
 	const struct window_stream *nearest = NULL;
-	struct window_stream fresh = { .region = region }, *room;
+	struct window_stream *room;
+	int64_t step_pages;
 
 	for (unsigned int i = 0; i < WINDOW_STREAMS; i++) {
 		struct window_stream *s = &w->stream[i];
@@ -135,9 +139,9 @@ static struct window_stream *find(struct windows *w, uint32_t region, uint64_t f
 			nearest = s;
 	}
 	*ret_walk = WALK_NONE;
-	fresh.step_pages = nearest ? (int64_t)(first_pg - nearest->asked_pg) : 0;
-	room = make_room(w);
-	*room = fresh;
+	step_pages = nearest ? (int64_t)(first_pg - nearest->asked_pg) : 0;
+	room = make_room(w); /* perhaps that one */
+	*room = (struct window_stream){ .region = region, .step_pages = step_pages };
 	return room;
 }
 
@@ -148,16 +152,16 @@ static struct window strides(const struct window_stream *s, uint64_t region_page
 {
 	bool up = s->step_pages >= 0;
 	uint64_t step = (uint64_t)llabs(s->step_pages), /* not 0: goes_on() has seen to it */
-		room = step ? (up ? region_pages - 1 - first_pg : first_pg) / step : 0;
+		room = step ? (up ? region_pages - 1 - first_pg : first_pg) / step : 0,
+		 places = min_u64(ahead_places(s), room);
 
 	return (struct window){ .region = s->region,
 				.piece_pages = npages,
-				.npieces = min_u64(ahead_places(s), room),
+				.npieces = places,
 				.first_pg = first_pg + (uint64_t)s->step_pages,
 				.end_pg = region_pages,
 				.step_pages = s->step_pages,
-				.then_pieces = min_u64(ahead_places(s), room),
-				.then_pg = first_pg + (uint64_t)s->step_pages };
+				.then_pieces = places };
 }
 
 static struct window fixed(const struct window_options *o, uint32_t region, uint64_t region_pages,

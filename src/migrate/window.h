@@ -31,7 +31,7 @@ struct window {
 	uint64_t npieces;
 	uint64_t first_pg, end_pg; /* no piece reaches over end_pg */
 	int64_t step_pages;
-	uint64_t then_pieces, then_pg; /* the same once more, with 64 pages at each */
+	uint64_t then_pieces; /* so many of these once more, with 64 pages at each */
 };
 
 /* One walk through memory, as far as it is known. */

@@ -117,17 +117,6 @@ static int fake_describe(struct vmm *v, char machine[VMM_MACHINE_BYTES], struct 
 	return query_text(v, "machine", machine, VMM_MACHINE_BYTES, e);
 }
 
-static int fake_cpus(struct vmm *v, uint32_t *ret_tid, unsigned int room, unsigned int *ret_n,
-		     struct err *e)
-{
-	json_t *cpus = NULL;
-	int rc = qmp_execute(v, "query-cpus-fast", NULL, -1, ANSWER_TIMEOUT_MS, &cpus, e);
-
-	vmm_read_cpus(cpus, ret_tid, room, ret_n);
-	json_decref(cpus);
-	return rc;
-}
-
 static int fake_match(const char *here, const char *there, struct err *e)
 {
 	if (strcmp(here, there) != 0)
@@ -193,7 +182,7 @@ const struct vmm_ops fake_vmm_ops = {
 	.greet = fake_greet,
 	.query = fake_query,
 	.describe = fake_describe,
-	.cpus = fake_cpus,
+	.cpus = qmp_cpus,
 	.match = fake_match,
 	.set_running = fake_set_running,
 	.drain = fake_drain,

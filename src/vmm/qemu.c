@@ -274,17 +274,6 @@ static int qemu_describe(struct vmm *v, char machine[VMM_MACHINE_BYTES], struct 
 	return rc;
 }
 
-static int qemu_cpus(struct vmm *v, uint32_t *ret_tid, unsigned int room, unsigned int *ret_n,
-		     struct err *e)
-{
-	json_t *cpus = NULL;
-	int rc = ask(v, "query-cpus-fast", NULL, &cpus, e);
-
-	vmm_read_cpus(cpus, ret_tid, room, ret_n);
-	json_decref(cpus);
-	return rc;
-}
-
 static const char *text_of(const json_t *o, const char *key)
 {
 	const char *text = json_string_value(json_object_get(o, key));
@@ -698,7 +687,7 @@ const struct vmm_ops qemu_vmm_ops = {
 	.greet = qemu_greet,
 	.query = qemu_query,
 	.describe = qemu_describe,
-	.cpus = qemu_cpus,
+	.cpus = qmp_cpus,
 	.match = qemu_match,
 	.set_running = qemu_set_running,
 	.drain = qemu_drain,

@@ -10,7 +10,7 @@
 #include "util/fd.h"
 #include "util/util.h"
 
-enum { LINE_MAX_BYTES = 1024 * 1024 };
+enum { LINE_MAX_BYTES = 1024 * 1024, CPUS_TIMEOUT_MS = 10000 };
 
 /* One line. Read byte-wise ahead with MSG_PEEK, so that nothing behind it is swallowed. */
 static int read_line(struct vmm *v, uint64_t deadline_ns, char **ret_line, struct err *e)
@@ -156,4 +156,24 @@ int qmp_execute(struct vmm *v, const char *command, json_t *arguments, int pass_
 	while (!rc)
 		rc = qmp_hear(v, command, deadline_ns, ret_value, e);
 	return rc < 0 ? rc : 0;
+}
+
+int qmp_cpus(struct vmm *v, uint32_t *ret_tid, unsigned int room, unsigned int *ret_n,
+	     struct err *e)
+{
+	json_t *cpus = NULL;
+	const json_t *one;
+	size_t at;
+	int rc = qmp_execute(v, "query-cpus-fast", NULL, -1, CPUS_TIMEOUT_MS, &cpus, e);
+
+	*ret_n = 0;
+	json_array_foreach(cpus, at, one)
+	{
+		if (*ret_n == room)
+			break;
+		ret_tid[(*ret_n)++] =
+			(uint32_t)json_integer_value(json_object_get(one, "thread-id"));
+	}
+	json_decref(cpus);
+	return rc;
 }

@@ -19,6 +19,10 @@ int qmp_send(struct vmm *v, const char *command, json_t *arguments, int pass_fd,
 int qmp_hear(struct vmm *v, const char *command, uint64_t deadline_ns, json_t **ret_value,
 	     struct err *e);
 
+/* As ops->cpus: by query-cpus-fast. */
+int qmp_cpus(struct vmm *v, uint32_t *ret_tid, unsigned int room, unsigned int *ret_n,
+	     struct err *e);
+
 /* Reads the greeting: an object with the member key, whose value the caller gets (ret_value may be
  * NULL). */
 int qmp_greeting(struct vmm *v, const char *key, int timeout_ms, json_t **ret_value, struct err *e);

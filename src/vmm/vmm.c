@@ -253,13 +253,3 @@ int vmm_make_memory(struct vmm_region *r, const char *name, uint64_t size_bytes,
 	*ret_memfd = fd_steal(&fd);
 	return 0;
 }
-
-void vmm_read_cpus(const json_t *cpus, uint32_t *ret_tid, unsigned int room, unsigned int *ret_n)
-{
-	const json_t *one;
-	size_t at;
-
-	*ret_n = 0;
-	json_array_foreach(cpus, at, one) if (*ret_n < room) ret_tid[(*ret_n)++] =
-		(uint32_t)json_integer_value(json_object_get(one, "thread-id"));
-}

@@ -111,9 +111,6 @@ const struct vmm_ops *vmm_by_name(const char *name);
  * for it. */
 void vmm_init(struct vmm *v, const struct vmm_ops *ops, const char *ctl_path, int abort_fd);
 
-/* What query-cpus-fast answers, as ops->cpus does. */
-void vmm_read_cpus(const json_t *cpus, uint32_t *ret_tid, unsigned int room, unsigned int *ret_n);
-
 /* Connects to the control socket and greets, if it has not yet. Returns 0 or -errno (-ENOENT,
  * -ECONNREFUSED: not up yet). */
 int vmm_reach(struct vmm *v, struct err *e);

@@ -217,6 +217,10 @@ bandwidth) # what is asked for is not slowed, and the background is
 	on a "$UMIG" status --json vm >"$T/status"
 	jq -e '.status == "postcopy-active" and .ram.remaining > 20000000 and .ram["postcopy-requests"] > 5' "$T/status" >/dev/null ||
 		fail "$(cat "$T/status")"
+	jq -e '.destination["blocked-threads"][] | select(.cpu == 0) | .waits > 0 and .ms > 0' "$T/status" >/dev/null ||
+		fail "the source does not say how long the vCPU there has waited: $(cat "$T/status")"
+	on b "$UMIG" status --json vm | jq -e '.["blocked-threads"][] | select(.cpu == 0) | .waits > 0 and .ms > 0' >/dev/null ||
+		fail "the destination does not say it: $(on b "$UMIG" status --json vm)"
 	on a "$UMIG" set vm max-postcopy-bandwidth unlimited >"$T/set.out" 2>&1 || fail "$(cat "$T/set.out")"
 	wait_for 8 left a vm || fail "it goes on as before: $(on a "$UMIG" status vm)"
 	runs_well b vm 100

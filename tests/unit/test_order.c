@@ -17,6 +17,16 @@ static void init_full(struct order *o, uint64_t npages, const struct order_optio
 	order_add(o, 0, 0, npages);
 }
 
+/* Two regions, all of them unsent. */
+static void init_two(struct order *o, uint64_t npages0, uint64_t npages1)
+{
+	const uint64_t npages[] = { npages0, npages1 };
+
+	assert_int_equal(order_init(o, 2, npages, &plain), 0);
+	order_add(o, 0, 0, npages0);
+	order_add(o, 1, 0, npages1);
+}
+
 static uint64_t bits(uint64_t mask)
 {
 	return (uint64_t)__builtin_popcountll(mask);
@@ -302,15 +312,12 @@ static void the_cursor_goes_around_in_one_region(void **state)
 
 static void hot_pages_are_left_in_a_cold_turn(void **state)
 {
-	static const uint64_t npages[] = { 1000, 70 };
 	struct order_run run;
 	struct order o;
 	uint64_t n = 0;
 
 	(void)state;
-	assert_int_equal(order_init(&o, 2, npages, &plain), 0);
-	order_add(&o, 0, 0, 1000);
-	order_add(&o, 1, 0, 70);
+	init_two(&o, 1000, 70);
 	order_heat(&o, 0, 0, 65);
 	order_heat(&o, 0, 999, 1);
 	order_heat(&o, 1, 3, 2);
@@ -334,15 +341,12 @@ static void hot_pages_are_left_in_a_cold_turn(void **state)
 
 static void hot_pages_come_first_in_their_turn(void **state)
 {
-	static const uint64_t npages[] = { 1000, 200 };
 	struct order_run run;
 	struct order o;
 	uint64_t n = 0;
 
 	(void)state;
-	assert_int_equal(order_init(&o, 2, npages, &plain), 0);
-	order_add(&o, 0, 0, 1000);
-	order_add(&o, 1, 0, 200);
+	init_two(&o, 1000, 200);
 	assert_true(order_background(&o, &run)); /* the cursor is somewhere */
 	order_heat(&o, 0, 0, 3);		 /* sent already */
 	order_heat(&o, 0, 700, 5);
